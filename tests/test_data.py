@@ -1,0 +1,185 @@
+"""The loaders that read scikit-learn's sets or the reader's disk."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adlearn import data
+
+
+def picture(path, value=128, size=(20, 16), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode != "RGB" else (value, 0, 255)).save(path)
+
+
+def test_digits():
+    split = data.digits(3)
+    assert split.train.shape[1:] == (1, 8, 8)
+    assert split.train.max() == 1
+    assert len(split.test) == len(split.labels) == len(split.kinds)
+    assert {kind for kind, label in zip(split.kinds, split.labels, strict=True) if label == 0} == {"good"}
+    assert len(set(split.kinds)) == 10
+    assert torch.equal(data.digits(3).train, split.train)
+    assert not torch.equal(data.digits(3, seed=1).train, split.train)
+    with pytest.raises(ValueError, match="normal must be one of"):
+        data.digits(10)
+
+
+def test_moons():
+    moons = data.moons(n=200, labelled=6)
+    assert (moons.train_labels >= 0).sum() == 6
+    assert (moons.train_labels == 1).sum() == 3
+    assert set(moons.test_labels.tolist()) == {0, 1}
+    assert not torch.equal(moons.train, moons.test)
+    for bad in ({"labelled": 3}, {"noise": -1}, {"n": 0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            data.moons(**bad)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+def test_tabular_is_standardised_by_training_rows_alone(name):
+    rows = data.tabular(name)
+    assert torch.allclose(rows.train.mean(0), torch.zeros(rows.train.shape[1]), atol=1e-4)
+    assert torch.allclose(rows.train.std(0), torch.ones(rows.train.shape[1]), atol=1e-3)
+    assert rows.labels.sum() > 0
+    with pytest.raises(ValueError, match="name must be one of"):
+        data.tabular("iris")
+
+
+def test_folder_reads_sorted_and_resized(tmp_path):
+    picture(tmp_path / "b.png", 255)
+    picture(tmp_path / "a.jpg", 0)
+    picture(tmp_path / "c" / "grey.png", 100, mode="L")
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(tmp_path / "d.png")
+    images = data.folder(tmp_path, size=24)
+    assert [f.name for f in images.files] == ["a.jpg", "b.png", "grey.png", "d.png"]
+    assert images[1:3].shape == (2, 3, 24, 24)
+    by_name = {f.name: images[[i]] for i, f in enumerate(images.files)}
+    assert by_name["b.png"][0, 0].mean() == 1
+    assert abs(by_name["d.png"].mean() - 40000 / 65535) < 0.01
+
+
+def test_folder_refuses_missing_empty_and_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError, match="existing folder"):
+        data.folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="found none"):
+        data.folder(tmp_path)
+    picture(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[:40])
+    with pytest.raises(ValueError, match=r"cut\.png cannot be read"):
+        data.folder(tmp_path)[:]
+    with pytest.raises(ValueError, match="size must be"):
+        data.folder(tmp_path, size=2)
+
+
+def test_as_images_takes_tensors_datasets_and_folders(tmp_path):
+    tensor = torch.rand(5, 1, 8, 8)
+    assert data.as_images(tensor) is tensor
+    dataset = torch.utils.data.TensorDataset(tensor, torch.arange(5))
+    images = data.as_images(dataset)
+    assert len(images) == 5
+    assert torch.equal(images[1:4], tensor[1:4])
+    assert torch.equal(images[[4, 0]], tensor[[4, 0]])
+    picture(tmp_path / "a.png")
+    assert data.as_images(str(tmp_path))[:].shape == (1, 3, 256, 256)
+    with pytest.raises(ValueError, match="ToTensor"):
+        data.as_images(torch.utils.data.TensorDataset(torch.zeros(2)))[:1]
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
+        data.as_images(torch.utils.data.TensorDataset(tensor * 300))[:]
+    with pytest.raises(ValueError, match="length 0"):
+        data.as_images(torch.utils.data.TensorDataset(tensor[:0]))
+
+
+def mvtec_folder(root):
+    for i in range(12):
+        picture(root / f"bottle/train/good/{i:03}.png", i)
+    picture(root / "bottle/test/good/000.png")
+    picture(root / "bottle/test/hole/000.png")
+    mask = np.zeros((16, 20), np.uint8)
+    mask[4:8, 10:15] = 255
+    (root / "bottle/ground_truth/hole").mkdir(parents=True)
+    Image.fromarray(mask).save(root / "bottle/ground_truth/hole/000_mask.png")
+    return root
+
+
+def test_mvtec_layout(tmp_path):
+    split = data.mvtec(mvtec_folder(tmp_path), "bottle", size=40)
+    assert len(split.train) == 11
+    assert len(split.calibration) == 1
+    assert split.kinds == ["good", "hole"]
+    assert split.labels.tolist() == [0, 1]
+    assert split.masks.shape == (2, 40, 40)
+    assert not split.masks[0].any()
+    assert split.masks[1, 10:20, 20:30].all()
+    assert split.masks[1].sum() == 100
+
+
+def test_mvtec_refuses_what_does_not_fit(tmp_path):
+    root = mvtec_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train/good"):
+        data.mvtec(root, "cable")
+    mask = root / "bottle/ground_truth/hole/000_mask.png"
+    kept = mask.read_bytes()
+    Image.new("L", (10, 10)).save(mask)
+    with pytest.raises(ValueError, match="a mask must fit its image"):
+        data.mvtec(root, "bottle")
+    mask.write_bytes(kept[:30])
+    with pytest.raises(ValueError, match="cannot be read as a mask"):
+        data.mvtec(root, "bottle")
+    mask.unlink()
+    with pytest.raises(ValueError, match="has no mask"):
+        data.mvtec(root, "bottle")
+
+
+def jpeg_file(path, **change):
+    """A CIFAR-10 in the layout of the .npz, with three images a class."""
+    keys = {"classes": np.array("airplane automobile bird cat deer dog frog horse ship truck".split())}
+    for part in ("train", "test"):
+        files = []
+        for i in range(30):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (8 * i, 0, 0)).save(buffer, "jpeg")
+            files.append(buffer.getvalue())
+        keys |= {f"{part}_bytes": np.frombuffer(b"".join(files), np.uint8), f"{part}_labels": np.arange(30) % 10,
+                 f"{part}_offsets": np.cumsum([0, *map(len, files)])}
+    np.savez(path, **(keys | change))
+    return path
+
+
+def test_cifar10_from_jpegs(tmp_path):
+    split = data.cifar10("bird", root=jpeg_file(tmp_path / "c.npz"))
+    assert len(split.train) == 3
+    assert split.test.shape == (30, 3, 32, 32)
+    assert split.labels.sum() == 27
+    assert split.kinds[2] == "good"
+    assert "JPEG copy" in split.name
+
+
+def test_cifar10_refuses(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="normal must be one of"):
+        data.cifar10("lorry")
+    with pytest.raises(FileNotFoundError, match=r"existing \.npz"):
+        data.cifar10(root=tmp_path / "none.npz")
+    path = jpeg_file(tmp_path / "c.npz")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="fetch it again"):
+        data.cifar10(root=path)
+    import torchvision.datasets
+
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(FileNotFoundError, match="cifar-10-batches-py"):
+        data.cifar10(root=tmp_path)
+
+
+def test_loaders_print_nothing(capfd):
+    data.digits(1)
+    data.moons(n=50)
+    data.tabular()
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from adlearn import results
+
+RECORD = {
+    "method": "nearest_neighbors", "variant": "pixels", "data": "digits", "profile": "quick", "seed": 0,
+    "figures": {"mean_auroc": 0.9, "auroc": {"3": 0.9}}, "seconds": {"fit": 1.5}, "device": "CPU, 2 threads",
+    "versions": {"torch": "2"}, "commit": "abc", "command": "python -m adlearn.bench nearest_neighbors",
+}
+
+
+def test_round_trip_and_name(tmp_path):
+    path = results.write(RECORD, tmp_path)
+    assert path.name == "nearest_neighbors-pixels-digits-quick-s0.json"
+    assert results.read(path) == RECORD
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"figures": {}}, "figures is empty"),
+    ({"figures": {"auroc": "0.9"}}, "figures.*finite numbers"),
+    ({"figures": {"auroc": float("nan")}}, "finite"),
+    ({"seconds": {"fit": None}}, "seconds"),
+    ({"seed": "0"}, "seed must be int"),
+    ({"seed": True}, "seed must be int"),
+    ({"method": "Nearest Neighbours"}, "file name"),
+    ({"data": "elpv-mono"}, "file name"),
+    ({"extra": 1}, r"unknown: \['extra'\]"),
+])
+def test_a_broken_record_is_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        results.write({**RECORD, **change}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_field_is_refused():
+    with pytest.raises(ValueError, match=r"missing: \['commit'\]"):
+        results.validate({k: v for k, v in RECORD.items() if k != "commit"})
+
+
+def test_broken_files_are_refused(tmp_path):
+    path = results.write(RECORD, tmp_path)
+    renamed = tmp_path / "other.json"
+    renamed.write_text(path.read_text())
+    with pytest.raises(ValueError, match="disagree"):
+        results.read(renamed)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match="not valid JSON"):
+        results.read(path)
+    with pytest.raises(FileNotFoundError, match=r"adlearn\.bench"):
+        results.read("never-ran-x-quick-s0")
+
+
+def test_all_kept_results_keep_the_schema():
+    kept = sorted(results.folder().glob("*.json"))
+    assert kept
+    for path in kept:
+        record = results.read(path)
+        assert json.loads(path.read_text()) == record
+        assert record["command"].startswith("python -m adlearn.bench")
+    assert results.find(method="nearest_neighbors", data="elpv_mono")
+    with pytest.raises(ValueError, match="unknown field"):
+        results.find(methods="x")
+
+
+def test_papers_are_filtered_and_numeric():
+    rows = results.papers(dataset="MVTec AD", method="1-NN", metric="PRO-AUC")
+    assert len(rows) == 16 or len(rows) == 32
+    assert all(isinstance(row["value"], float) and row["source"] for row in rows)
+    assert any(row["value"] == "2.5k" for row in results.papers(metric="TPUv3-core-days"))
+    with pytest.raises(ValueError, match="unknown column"):
+        results.papers(colour="red")
