@@ -1,19 +1,22 @@
-"""A film of the feature space: the same images, embedded again after every epoch, in one fixed projection."""
+"""A film of the feature space: the same samples, embedded again after every epoch, in one fixed projection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from adlearn import checks, projection, training
+
+BATCH = 256
 
 
 class Film:
     """A callback for `training.train` and `Detector.fit` that keeps snapshots of an embedding.
 
     Args:
-        images: (N, C, H, W), the same for every frame.
+        samples: images (N, C, H, W) or rows (N, F), the same for every frame.
         embed: maps (module, batch) to features (B, D).
         every: keep each `every`-th epoch; epoch 0, before training, is always kept.
 
@@ -22,18 +25,20 @@ class Film:
         frames: one (N, D) tensor an epoch, on the CPU.
     """
 
-    def __init__(self, images: Tensor, embed: Callable[[nn.Module, Tensor], Tensor], *, every: int = 1):
-        self.images, self.embed, self.every = checks.images(images), embed, checks.positive_int(every, "every")
+    def __init__(self, samples: Tensor, embed: Callable[[nn.Module, Tensor], Tensor], *, every: int = 1):
+        checks.finite(samples, "samples")
+        self.samples, self.embed, self.every = samples, embed, checks.positive_int(every, "every")
         self.epochs: list[int] = []
         self.frames: list[Tensor] = []
 
+    @torch.inference_mode()
     def __call__(self, epoch: int, module: nn.Module) -> None:
         if epoch % self.every:
             return
-        rows = training.collect(lambda batch: self.embed(module, batch), self.images,
-                                device=training.device_of(module))
+        where = training.device_of(module)
+        rows = [self.embed(module, batch.to(where)).float().cpu() for batch in self.samples.split(BATCH)]
         self.epochs.append(epoch)
-        self.frames.append(rows)
+        self.frames.append(torch.cat(rows))
 
     def project(self) -> list[Tensor]:
         """One (N, 2) tensor an epoch, all in the plane in which the last frame spreads most."""

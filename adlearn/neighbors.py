@@ -14,7 +14,7 @@ from adlearn import checks
 
 BUDGET = 2**28          # bytes of working memory, 256 MiB
 SPARE = 4               # candidates beyond k, so that rounding in the products does not decide who wins
-GROUP = 16              # entries of a row that share one minimum in `_smallest`
+GROUP = 32              # entries of a row that share one minimum in `_smallest`
 
 
 @torch.no_grad()
@@ -36,25 +36,28 @@ def knn(queries: Tensor, bank: Tensor, k: int, *, budget: int = BUDGET) -> tuple
     sides = _block_sides(len(queries), len(bank), bank.shape[1], candidates, dtype.itemsize, budget)
     centre = bank.mean(dim=0, dtype=dtype)                                  # products of centred rows round less
     with torch.autocast(bank.device.type, enabled=False):
-        found = [_nearest(q.to(dtype), bank, centre, k, candidates, sides[1]) for q in queries.split(sides[0])]
+        buffers = centre.new_empty(sides), centre.new_empty(sides[1], bank.shape[1])     # one pair for all blocks
+        found = [_nearest(q - centre, q, bank, centre, k, candidates, *buffers) for q in queries.split(sides[0])]
     distances, indices = zip(*found, strict=True)
     return torch.cat(distances), torch.cat(indices)                         # (Q, k), (Q, k)
 
 
-def _nearest(queries, bank, centre, k, candidates, side) -> tuple[Tensor, Tensor]:
-    centred = queries - centre
+def _nearest(centred, queries, bank, centre, k, candidates, products, rows) -> tuple[Tensor, Tensor]:
     best = centred.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=bank.device)
-    for start in range(0, len(bank), side):
-        rows = bank[start : start + side].to(centre.dtype) - centre                             # (B, D)
-        # |q|² is the same along a row of the product and is left out.
-        products = torch.addmm(rows.square().sum(dim=1), centred, rows.T, alpha=-2)             # (q, B)
+    for start in range(0, len(bank), len(rows)):
+        rows = rows[: len(bank) - start]                                                        # (B, D)
+        torch.sub(bank[start : start + len(rows)], centre, out=rows)
+        products = products.flatten()[: len(queries) * len(rows)].view(-1, len(rows))           # (q, B)
+        # |q|² is the same along a row of the products and is left out.
+        norms = torch.linalg.vector_norm(rows, dim=1).square_()                                 # (B,)
+        torch.addmm(norms, centred, rows.T, alpha=-2, out=products)
         values, columns = _smallest(products, min(candidates, len(rows)))
         best, kept = torch.cat([best, values], dim=1).topk(min(candidates, start + len(rows)), largest=False)
         where = torch.cat([where, columns + start], dim=1).gather(1, kept)                      # (q, ≤ candidates)
     where = where.sort(dim=1).values
-    rows = bank[where].to(centre.dtype)                                                         # (q, candidates, D)
-    distances = torch.linalg.vector_norm(rows.sub_(queries[:, None]), dim=2)
+    differences = bank[where].to(centre.dtype).sub_(queries[:, None])                           # (q, candidates, D)
+    distances = torch.linalg.vector_norm(differences, dim=2)
     distances, order = distances.sort(dim=1, stable=True)                                       # (q, candidates)
     return distances[:, :k], where.gather(1, order)[:, :k]
 
@@ -78,12 +81,11 @@ def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _block_sides(queries: int, bank: int, width: int, candidates: int, itemsize: int, budget: int):
     """Rows of queries and of the bank to multiply at a time: no more than a cache likes or the budget holds."""
-    q, b = min(queries, 1024), min(bank, 2048)
+    q, b = min(queries, 4096), min(bank, 4096)
 
     def need() -> int:
         gathered = candidates * max(width, 4 * GROUP)
-        # Blocks count more than once: one lives on while the next is made.
-        return itemsize * (q * (2 * b + 2 * width + gathered) + 3 * b * width)
+        return itemsize * (q * (b + b // GROUP + width + gathered) + b * (width + 1))
 
     while need() > budget:
         if q == b == 1:

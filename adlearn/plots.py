@@ -7,6 +7,7 @@ carries meaning: normal is a blue circle, anomalous an orange cross.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ INK, FAINT = "#333333", "#BBBBBB"
 @contextmanager
 def style():
     """The book's look. White paper, so that a figure reads the same on a dark page."""
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     settings = {
         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110,
         "font.size": 10, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.edgecolor": FAINT,
@@ -153,6 +153,29 @@ def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None,
         ax.set(xlim=limits, xlabel=xlabel, title=title)
         ax.tick_params(axis="y", length=0)
     return figure
+
+
+def matrix(values, rows, columns, *, title: str = "", xlabel: str = "", ylabel: str = "", limits=(0.5, 1.0)):
+    """A table of numbers as a heat map, each number written in its cell: (R, C), with names for rows and columns."""
+    import seaborn
+
+    with style() as plt:
+        figure, ax = plt.subplots(figsize=(0.95 * len(columns) + 2.2, 0.5 * len(rows) + 1.2))
+        seaborn.heatmap(np.asarray(values), ax=ax, annot=True, fmt=".2f", vmin=limits[0], vmax=limits[1], cbar=False,
+                        cmap="cividis", xticklabels=columns, yticklabels=rows, linewidths=1)
+        ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        ax.tick_params(axis="y", rotation=0, length=0)
+        ax.tick_params(axis="x", length=0)
+    return figure
+
+
+@cache
+def _pyplot():
+    """pyplot with its backend loaded: a backend that is loaded inside `rc_context` loses its interactive mode there."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend(plt.get_backend())
+    return plt
 
 
 def _axis(plt, ax, size):

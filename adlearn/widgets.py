@@ -17,7 +17,8 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
     """A slider and a Play button over prepared frames.
 
     Args:
-        figures: matplotlib figures (closed here), or PNG files as bytes, all of one size.
+        figures: matplotlib figures, or PNG files as bytes, all of one size. Each figure is closed when it has become
+            a picture, so a generator that draws them one by one needs little memory.
         labels: what each frame is called, shown beside the slider's name.
         alt: what each frame shows, for readers who do not see it: one text each, or one for all.
         name: what the slider moves through.

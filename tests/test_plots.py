@@ -19,6 +19,7 @@ def figures():
     yield plots.curves({"a": ([0, 1], [0, 1]), "b": ([0, 1], [1, 1])}, xlabel="x", ylabel="y", diagonal=True)
     yield plots.space(rows, LABELS)
     yield plots.before_after(rows, rows, LABELS)
+    yield plots.matrix(torch.rand(2, 3), ["a", "b"], ["x", "y", "z"])
     yield plots.bars({"a": 0.7, "b": 0.9}, intervals={"a": (0.6, 0.8)})
 
 

@@ -1,0 +1,145 @@
+"""Runs that are too long for a chapter, kept as results; and the speed comparisons.
+
+    python -m adlearn.bench --list
+    python -m adlearn.bench nearest_neighbors --data elpv_mono
+    python -m adlearn.bench speed
+
+A run works through the cases of a data set (splits of the cells, or the class that is normal). Each finished case is
+kept in the cache, so that an interrupted run goes on where it stopped; the result file is written when all are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from adlearn import __version__, cache, data, metrics, results, runtime
+from adlearn.data.parts import CLASSES
+from adlearn.detector import Detector
+from adlearn.methods import KDE, Gaussian, KMeans, NearestNeighbors, OneClassSVM
+
+METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
+    name: {"efficientnet_lite0": lambda build=build: build(keep_features=True),
+           "pixels": lambda build=build: build(backbone=None)}
+    for name, build in {"nearest_neighbors": NearestNeighbors, "kmeans": KMeans, "one_class_svm": OneClassSVM,
+                        "kde": KDE, "gaussian": Gaussian}.items()
+}
+DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
+    "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
+    "elpv_poly": {f"split {i}": lambda seed, i=i: data.elpv("poly", size=224, seed=seed + i) for i in range(5)},
+    "digits": {str(i): lambda seed, i=i: data.digits(i, seed=seed) for i in range(10)},
+    "parts": {name: lambda seed, name=name: data.parts(name, seed=seed) for name in CLASSES},
+}
+
+
+def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | None = None) -> Path:
+    """Train and judge one method on every case of a data set, and write the result; returns its path.
+
+    Raises:
+        ValueError: an unknown method, variant or data set; or cases kept from a run with other settings.
+    """
+    build = _pick(_pick(METHODS, method, "method"), variant, "variant")
+    cases = _pick(DATA, dataset, "data")
+    record = {"method": method, "variant": variant, "data": dataset, "profile": runtime.profile(), "seed": seed,
+              "device": _device(), "versions": _versions(), "commit": _commit(),
+              "command": f"python -m adlearn.bench {method} --variant {variant} --data {dataset} --seed {seed}"}
+    kept = _Kept(record)
+    for case in runtime.progress([c for c in cases if c not in kept.cases], f"{method} on {dataset}"):
+        kept.add(case, _judge(build, cases[case](seed), seed))
+    figures = {name: {case: kept.cases[case][name] for case in cases} for name in ("auroc", "average_precision")}
+    means = {f"mean_{name}": sum(values.values()) / len(values) for name, values in figures.items()}
+    seconds = {stage: sum(kept.cases[case][stage] for case in cases) for stage in ("fit", "score")}
+    path = results.write({**record, "figures": {**means, **figures}, "seconds": seconds}, into)
+    kept.path.unlink()
+    return path
+
+
+def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> dict[str, float]:
+    runtime.seed(seed)
+    start = time.perf_counter()
+    detector = build().to(runtime.device()).fit(split.train)
+    middle = time.perf_counter()
+    scores = detector.score(split.test)
+    return {"fit": middle - start, "score": time.perf_counter() - middle,
+            "auroc": metrics.auroc(split.labels, scores),
+            "average_precision": metrics.average_precision(split.labels, scores)}
+
+
+class _Kept:
+    """The finished cases of an unfinished run."""
+
+    def __init__(self, record: dict):
+        self.settings = {key: value for key, value in record.items() if key != "command"}
+        self.path = cache.folder() / "bench" / f"{results.name(record)}.json"
+        self.cases: dict[str, dict[str, float]] = {}
+        if self.path.is_file():
+            found = json.loads(self.path.read_text())
+            if found["settings"] != self.settings:
+                raise ValueError(f"{self.path} holds cases of a run with other settings or code: delete it to start")
+            self.cases = found["cases"]
+
+    def add(self, case: str, figures: dict[str, float]) -> None:
+        self.cases[case] = figures
+        cache.replace(self.path, json.dumps({"settings": self.settings, "cases": self.cases}).encode())
+
+
+def _pick(table: dict, name: str, argument: str):
+    if name not in table:
+        raise ValueError(f"{argument} must be one of {', '.join(table)}, got {name!r}")
+    return table[name]
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), "adlearn": __version__,
+            **{name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn")}}
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "not a checkout"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m adlearn.bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("method", nargs="?", help=f"{', '.join(METHODS)}; or speed")
+    parser.add_argument("--data", help=", ".join(DATA))
+    parser.add_argument("--variant", default="efficientnet_lite0", help="what the method works on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--list", action="store_true", help="name all methods, variants and data sets")
+    asked = parser.parse_args(arguments)
+    if asked.list or asked.method is None:
+        for name, variants in METHODS.items():
+            print(f"{name}: {', '.join(variants)}")
+        print(f"--data: {', '.join(DATA)}")
+        return 0
+    if asked.method == "speed":
+        from adlearn import speed
+
+        speed.report()
+        return 0
+    try:
+        path = run(asked.method, asked.variant, asked.data, seed=asked.seed)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{path}\n{json.dumps(results.read(path)['figures'], indent=2)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The methods, one paper a file. Each name is imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOMES = {
+    "NearestNeighbors": "adlearn.methods.classic",
+    "KMeans": "adlearn.methods.classic",
+    "OneClassSVM": "adlearn.methods.classic",
+    "KDE": "adlearn.methods.classic",
+    "Gaussian": "adlearn.methods.classic",
+    "FeatureDictionary": "adlearn.methods.classic",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'adlearn.methods' has no attribute {name!r}: choose from {', '.join(__all__)}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,157 @@
+"""One contract for all detectors: whatever a method is, this is what its users may rely on."""
+
+import pytest
+import torch
+
+import adlearn
+from adlearn import methods
+from adlearn.detector import Detector
+
+SIZE = 32
+DETECTORS = {   # name: how to build it; every class in adlearn.methods that is a Detector must be here
+    "NearestNeighbors": lambda: methods.NearestNeighbors(k=3),
+    "KMeans": lambda: methods.KMeans(k=4),
+    "OneClassSVM": lambda: methods.OneClassSVM(nu=0.2, gamma=1e-3),
+    "KDE": lambda: methods.KDE(),
+    "Gaussian": lambda: methods.Gaussian(),
+    "FeatureDictionary": lambda: methods.FeatureDictionary(k=20),
+}
+
+
+def stripes(count: int, seed: int) -> torch.Tensor:
+    """Normal images: soft vertical stripes with a little noise, (count, 1, SIZE, SIZE)."""
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.rand(count, 1, 1, 1, generator=generator)
+    wave = 0.5 + 0.2 * torch.sin(torch.arange(SIZE).view(1, 1, 1, -1) / 2 + phase)
+    return (wave + 0.03 * torch.randn(count, 1, SIZE, SIZE, generator=generator)).clamp(0, 1)
+
+
+def planted(images: torch.Tensor) -> torch.Tensor:
+    """The same images, each with a bright square."""
+    images = images.clone()
+    images[:, :, 8:18, 10:20] = 0.98
+    return images
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def fitted(request):
+    torch.manual_seed(0)
+    return request.param, DETECTORS[request.param]().fit(stripes(24, seed=1))
+
+
+def test_every_detector_is_tested():
+    classes = {n for n in methods.__all__ if isinstance(getattr(methods, n), type)}
+    assert {n for n in classes if issubclass(getattr(methods, n), Detector)} == DETECTORS.keys()
+
+
+def localises(detector: Detector) -> bool:
+    return type(detector).anomaly_map is not Detector.anomaly_map
+
+
+def test_shapes_and_finiteness(fitted):
+    _, detector = fitted
+    assert not detector.training
+    images = stripes(5, seed=2)
+    scores = detector.score(images, batch_size=2)
+    assert scores.shape == (5,)
+    assert scores.dtype == torch.float32
+    assert scores.isfinite().all()
+    assert detector.embed(images).ndim == 2
+    assert len(detector.embed(images)) == 5
+    if localises(detector):
+        maps = detector.localize(images, batch_size=2)
+        assert maps.shape == (5, SIZE, SIZE)
+        assert torch.allclose(maps.flatten(1).amax(1), scores, rtol=1e-4)
+    else:
+        with pytest.raises(NotImplementedError, match="does not localise"):
+            detector.localize(images)
+
+
+def test_a_planted_defect_scores_higher(fitted):
+    _, detector = fitted
+    good = stripes(8, seed=3)
+    assert (detector.score(planted(good)) > detector.score(good)).all()
+    if localises(detector):
+        heat = detector.localize(planted(good))
+        assert (heat[:, 8:18, 10:20].mean((1, 2)) > heat.mean((1, 2))).all()
+
+
+def test_order_and_batches_do_not_matter(fitted):
+    _, detector = fitted
+    images = torch.cat([stripes(5, seed=4), planted(stripes(2, seed=5))])
+    scores = detector.score(images)
+    order = torch.tensor([3, 6, 0, 1, 5, 2, 4])
+    assert torch.allclose(detector.score(images[order], batch_size=3), scores[order], rtol=1e-3, atol=1e-4)
+
+
+def test_same_seed_same_scores(fitted):
+    name, _ = fitted
+
+    def run():
+        torch.manual_seed(7)
+        return DETECTORS[name]().fit(stripes(24, seed=1)).score(stripes(3, seed=2))
+
+    assert torch.equal(run(), run())
+
+
+def test_state_round_trip(fitted, tmp_path):
+    _, detector = fitted
+    detector.calibrate(stripes(25, seed=6))
+    detector.save(tmp_path / "d.pt")
+    loaded = adlearn.load(tmp_path / "d.pt")
+    images = stripes(4, seed=2)
+    assert torch.equal(loaded.score(images), detector.score(images))
+    assert torch.equal(loaded.predict(images), detector.predict(images))
+    assert loaded.options() == detector.options()
+    assert (tmp_path / "d.pt").stat().st_size < 3_000_000          # no backbone in the file
+
+
+def test_calibration_holds_the_rate_and_predict_needs_it(fitted):
+    name, detector = fitted
+    detector.calibrate(stripes(40, seed=8), fpr=0.1)
+    assert detector.predict(stripes(40, seed=8)).float().mean() <= 0.1
+    assert detector.predict(planted(stripes(10, seed=9))).all()
+    with pytest.raises(ValueError, match="at least 99"):
+        detector.calibrate(stripes(10, seed=8), fpr=0.01)
+    unfit = DETECTORS[name]()
+    for call in (unfit.score, unfit.localize, lambda x: unfit.save("never")):
+        with pytest.raises(ValueError, match="not fitted"):
+            call(stripes(2, seed=1))
+    with pytest.raises(ValueError, match="calibrate"):
+        unfit.predict(stripes(2, seed=1))
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    (torch.rand(3, SIZE, SIZE), r"\(B, C, H, W\)"),
+    (torch.rand(2, 1, SIZE, SIZE) * 255, r"\[0, 1\]"),
+    (torch.full((2, 1, SIZE, SIZE), float("nan")), "finite"),
+    (torch.zeros(2, 1, SIZE, SIZE, dtype=torch.uint8), "divide bytes"),
+    (torch.rand(0, 1, SIZE, SIZE), "empty"),
+    (None, "tensor or an array"),
+])
+def test_bad_input_is_refused(fitted, bad, message):
+    name, detector = fitted
+    for call in (detector.score, DETECTORS[name]().fit):
+        with pytest.raises(ValueError, match=message):
+            call(bad)
+
+
+def test_datasets_and_folders_score_like_tensors(fitted, tmp_path):
+    from PIL import Image
+
+    _, detector = fitted
+    images = (stripes(3, seed=2) * 255).round() / 255
+    dataset = torch.utils.data.TensorDataset(images)
+    assert torch.allclose(detector.score(dataset), detector.score(images), rtol=1e-4)
+    for i, image in enumerate(images):
+        Image.fromarray((image[0] * 255).byte().numpy()).save(tmp_path / f"{i}.png")
+    assert detector.score(tmp_path).shape == (3,)
+
+
+def test_the_global_generator_is_not_reseeded(fitted):
+    name, _ = fitted
+    torch.manual_seed(11)
+    first = DETECTORS[name]().fit(stripes(24, seed=1)) and torch.rand(1)
+    torch.manual_seed(12)
+    second = DETECTORS[name]().fit(stripes(24, seed=1)) and torch.rand(1)
+    assert first != second
