@@ -74,8 +74,8 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
     return figure
 
 
-def histogram(scores: Tensor, labels: Tensor, *, threshold: float | None = None, title: str = "", ax=None, bins=30,
-              limits: tuple[float, float] | None = None):
+def histogram(scores: Tensor, labels: Tensor, *, threshold: float | None = None, title: str = "", ax=None,
+              bins: int = 30, limits: tuple[float, float] | None = None):
     """How the scores of normal and anomalous images overlap; both are scaled to an area of one."""
     with style() as plt:
         figure, ax = _axis(plt, ax, (5, 2.8))
@@ -83,8 +83,8 @@ def histogram(scores: Tensor, labels: Tensor, *, threshold: float | None = None,
         edges = np.linspace(*(limits or (scores.min().item(), scores.max().item())), bins + 1)
         for chosen, colour, name, hatch in ((~labels, NORMAL, "normal", ""), (labels, ANOMALOUS, "anomalous", "///")):
             if chosen.any():
-                ax.hist(scores[chosen].numpy(), edges, density=True, color=colour, alpha=0.45, label=name, hatch=hatch,
-                        edgecolor=colour, histtype="stepfilled")
+                ax.hist(scores[chosen].numpy(), edges, density=True, color=colour, edgecolor=colour, alpha=0.45,
+                        label=name, hatch=hatch, histtype="stepfilled")
         if threshold is not None:
             ax.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
             ax.text(threshold, ax.get_ylim()[1], " threshold", va="top", fontsize=9)
@@ -135,8 +135,8 @@ def before_after(before: Tensor, after: Tensor, labels: Tensor, *, names=("norma
     return figure
 
 
-def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None, xlabel: str = "AUROC", title: str = "",
-         limits=(0.5, 1.0), colours: dict[str, str] | None = None):
+def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None, xlabel: str = "AUROC",
+         title: str = "", limits=(0.5, 1.0), colours: dict[str, str] | None = None):
     """Horizontal bars with their numbers, in the order given, and intervals where there are any."""
     with style() as plt:
         figure, ax = plt.subplots(figsize=(6.2, 0.36 * len(values) + 0.9))

@@ -86,4 +86,5 @@ def report() -> None:
     for name, compare in (("AUPRO, 500 maps of 256×256, against scikit-learn's weighted ROC curve", aupro_ratio),
                           ("1-NN, 10,000 × 200,000 × 512, against faiss's flat index", neighbors_ratio)):
         found = compare()
-        print(f"{name}: {found['ours_seconds']:.2f} s against {found['peer_seconds']:.2f} s, ratio {found['ratio']:.2f}")
+        ours, peer = found["ours_seconds"], found["peer_seconds"]
+        print(f"{name}: {ours:.2f} s against {peer:.2f} s, ratio {found['ratio']:.2f}")

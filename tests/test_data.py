@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from adlearn import data
+from adlearn.data.cifar10 import CLASSES
 
 
 def picture(path, value=128, size=(20, 16), mode="RGB"):
@@ -137,7 +138,7 @@ def test_mvtec_refuses_what_does_not_fit(tmp_path):
 
 def jpeg_file(path, **change):
     """A CIFAR-10 in the layout of the .npz, with three images a class."""
-    keys = {"classes": np.array("airplane automobile bird cat deer dog frog horse ship truck".split())}
+    keys = {"classes": np.array(CLASSES)}
     for part in ("train", "test"):
         files = []
         for i in range(30):
