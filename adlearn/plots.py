@@ -102,7 +102,8 @@ def curves(lines: dict[str, tuple], *, xlabel: str, ylabel: str, title: str = ""
             ax.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         dashes = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
         for i, (name, (x, y)) in enumerate(lines.items()):
-            ax.plot(np.asarray(x), np.asarray(y), label=name, color=(NORMAL, ANOMALOUS, *ACCENTS)[i % 7], linestyle=dashes[i % 6])
+            colour = (NORMAL, ANOMALOUS, *ACCENTS)[i % 7]
+            ax.plot(np.asarray(x), np.asarray(y), label=name, color=colour, linestyle=dashes[i % 6])
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=limits, ylim=(0, 1.02))
         ax.legend(fontsize=9, loc="lower right")
     return figure

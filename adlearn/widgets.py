@@ -10,7 +10,7 @@ import base64
 import html
 import io
 
-COLOURS = 64           # a plot needs few; the page stays light
+COLOURS, DPI = 48, 90          # a plot needs few colours; the page stays light
 
 
 def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, start: int = 0):
@@ -58,7 +58,7 @@ def png(figure) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=DPI)
     plt.close(figure)
     small = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     buffer = io.BytesIO()

@@ -55,7 +55,8 @@ def test_the_layer_check_sees_lazy_imports(tmp_path):
 
 
 def test_import_is_light():
-    heavy = ["matplotlib", "umap", "numba", "timm", "torchvision", "sklearn", "scipy", "pandas", "seaborn", "ipywidgets", "IPython"]
+    heavy = ["matplotlib", "umap", "numba", "timm", "torchvision", "sklearn", "scipy", "pandas", "seaborn", "IPython",
+             "ipywidgets"]
     code = (f"import sys, torch, time; before = set(sys.modules); t = time.perf_counter(); import adlearn;"
             "import adlearn.metrics, adlearn.neighbors, adlearn.density, adlearn.data, adlearn.backbones,"
             "adlearn.training, adlearn.film, adlearn.plots, adlearn.widgets, adlearn.methods.classic;"

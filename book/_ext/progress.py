@@ -1,5 +1,6 @@
 """Say which chapter is being executed, which of how many it is, and how long it took."""
 
+import os
 import time
 
 from _ext.chapters import chapters
@@ -33,6 +34,8 @@ class Progress:
 
 
 def setup(app: Sphinx) -> dict:
+    # long work inside a chapter reports to this terminal, not into its page: see adlearn.runtime.progress
+    os.environ.setdefault("ADLEARN_PROGRESS", "stderr")
     progress = Progress()
     # After fresh.py has chosen what is stale, before anything is parsed.
     app.connect("env-before-read-docs", progress.begin, priority=900)
