@@ -33,7 +33,7 @@ def style():
         yield plt
 
 
-def images(batch: Tensor, titles=None, *, columns: int = 8, side: float = 1.25):
+def images(batch: Tensor, titles=None, *, columns: int = 4, side: float = 1.6):
     """A grid of images (N, C, H, W) in [0, 1], each with an optional title."""
     rows = -(-len(batch) // columns)
     with style() as plt:

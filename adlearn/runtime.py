@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -66,7 +67,18 @@ def progress(iterable, label: str, total: int | None = None):
     from tqdm.auto import tqdm
 
     wish = os.environ.get("ADLEARN_PROGRESS", "")
-    if wish == "stderr":
-        return plain(iterable, label, total, file=sys.__stderr__, mininterval=5, delay=5, leave=False)
     watched = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    if wish == "stderr" and watched:
+        terminal = _behind_the_notebook()
+        return plain(iterable, label, total, disable=terminal is None, file=terminal, mininterval=5, delay=5,
+                     leave=False)
     return tqdm(iterable, label, total, disable=wish == "off" or not watched, delay=1, leave=False)
+
+
+@functools.cache
+def _behind_the_notebook():
+    """The error stream that the kernel was started with; None if it cannot be told from the notebook's own."""
+    if "ipykernel" not in sys.modules:
+        return sys.stderr
+    copy = getattr(sys.stderr, "_original_stdstream_copy", None)      # ipykernel watches descriptor 2 and keeps this
+    return None if copy is None else os.fdopen(os.dup(copy), "w", buffering=1)

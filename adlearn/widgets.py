@@ -68,6 +68,6 @@ def png(figure) -> bytes:
 
 def _page(picture: bytes, label, alt: str) -> str:
     data = base64.b64encode(picture).decode()
-    return (f'<figure style="margin:0"><figcaption style="font-size:90%">{html.escape(str(label))}</figcaption>'
-            f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'
-            "</figure>")
+    caption = f'<figcaption style="font-size:90%;color:#555">{html.escape(str(label))}</figcaption>'
+    return (f'<figure style="margin:0">{caption}<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" '
+            'style="max-width:100%;height:auto"></figure>')
