@@ -246,6 +246,7 @@ def write(root: Path) -> Path:
         (root / name).write_text(text)
     (root / "book/part/square.png").write_bytes(PIXEL)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config["sphinx"]["config"]["html_static_path"] = [str(ROOT / "book/_static")]
     config["sphinx"]["local_extensions"] = dict.fromkeys(config["sphinx"]["local_extensions"], str(ROOT / "book"))
     (root / "_config.yml").write_text(yaml.safe_dump(config))
     return root

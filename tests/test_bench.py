@@ -34,7 +34,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "_judge", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         bench.run("kmeans", "pixels", "digits", into=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*.json"))
     monkeypatch.setattr(bench, "_judge", lambda *a: judged.append(a[1].name) or judge(*a))
     bench.run("kmeans", "pixels", "digits", into=tmp_path)
     assert len(judged) == len(set(judged)) == 10
