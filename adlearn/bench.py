@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -40,6 +41,10 @@ DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
 }
 
 
+# "features" is the pass through the backbone, of images that the cache did not know; the others use what it gave
+STAGES = ("features", "fit", "score")
+
+
 def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | None = None) -> Path:
     """Train and judge one method on every case of a data set, and write the result; returns its path.
 
@@ -56,7 +61,7 @@ def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | 
         kept.add(case, _judge(build, cases[case](seed), seed))
     figures = {name: {case: kept.cases[case][name] for case in cases} for name in ("auroc", "average_precision")}
     means = {f"mean_{name}": sum(values.values()) / len(values) for name, values in figures.items()}
-    seconds = {stage: sum(kept.cases[case][stage] for case in cases) for stage in ("fit", "score")}
+    seconds = {stage: sum(kept.cases[case][stage] for case in cases) for stage in STAGES}
     path = results.write({**record, "figures": {**means, **figures}, "seconds": seconds}, into)
     kept.path.unlink()
     return path
@@ -64,12 +69,17 @@ def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | 
 
 def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> dict[str, float]:
     runtime.seed(seed)
-    start = time.perf_counter()
-    detector = build().to(runtime.device()).fit(split.train)
-    middle = time.perf_counter()
+    clock = [time.perf_counter()]
+    detector = build().to(runtime.device())
+    for images in (split.train, split.test):
+        detector.descriptions(images, 64)
+    clock.append(time.perf_counter())
+    detector.fit(split.train)
+    clock.append(time.perf_counter())
     scores = detector.score(split.test)
-    return {"fit": middle - start, "score": time.perf_counter() - middle,
-            "auroc": metrics.auroc(split.labels, scores),
+    clock.append(time.perf_counter())
+    stages = {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)}
+    return {**stages, "auroc": metrics.auroc(split.labels, scores),
             "average_precision": metrics.average_precision(split.labels, scores)}
 
 
@@ -81,10 +91,13 @@ class _Kept:
         self.path = cache.folder() / "bench" / f"{results.name(record)}.json"
         self.cases: dict[str, dict[str, float]] = {}
         if self.path.is_file():
-            found = json.loads(self.path.read_text())
-            if found["settings"] != self.settings:
+            try:
+                found = json.loads(self.path.read_text())
+                settings, self.cases = found["settings"], found["cases"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path} is damaged ({error!r}): delete it to start again") from error
+            if settings != self.settings:
                 raise ValueError(f"{self.path} holds cases of a run with other settings or code: delete it to start")
-            self.cases = found["cases"]
 
     def add(self, case: str, figures: dict[str, float]) -> None:
         self.cases[case] = figures
@@ -110,8 +123,11 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str:
     here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "not a checkout"
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!results")
+    return (git("rev-parse", "HEAD") or "not a checkout") + (" with changes" if changed else "")
 
 
 def main(arguments: list[str] | None = None) -> int:

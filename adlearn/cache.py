@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -50,6 +51,22 @@ def replace(path: str | os.PathLike, payload: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def seal(path: str | os.PathLike, value: dict) -> None:
+    """Write a dict of primitives and tensors in one step, led by the sha256 of what follows."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    body = buffer.getvalue()
+    replace(path, hashlib.sha256(body).digest() + body)
+
+
+def unseal(path: str | os.PathLike) -> dict:
+    """What `seal` wrote, on the CPU. `ValueError` if the file was cut off, altered, or written by something else."""
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError(f"{path} is damaged, or was not written by adlearn: delete it and make it again")
+    return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
 def fingerprint(value: Tensor) -> str:
@@ -103,37 +120,35 @@ def rows(name: str, key: dict, images, compute: Callable[[Tensor], Tensor], *, b
 
 
 def files() -> list[tuple[Path, int]]:
-    """All cached files with their sizes in bytes."""
-    return [(path, path.stat().st_size) for path in sorted(folder().rglob(f"*{_SUFFIX}"))]
+    """Everything in the cache's folder with its size in bytes: features, drawn data, downloads, unfinished runs."""
+    return [(path, path.stat().st_size) for path in sorted(folder().rglob("*")) if path.is_file()]
 
 
 def clear() -> int:
-    """Delete all cached files, and what killed processes left behind. Returns the number of bytes freed."""
-    leftovers = [(path, path.stat().st_size) for path in folder().rglob(".*.part")]
+    """Delete all of it, and what killed processes left behind. Returns the number of bytes freed."""
     freed = 0
-    for path, size in [*files(), *leftovers]:
+    for path, size in files():
         path.unlink(missing_ok=True)
         freed += size
     return freed
 
 
 def _path(name: str, key: dict) -> Path:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name must be letters, digits, '.', '-' and '_', as it becomes a file's name, got {name!r}")
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     return folder() / f"{name}-{digest}{_SUFFIX}"
 
 
 def _write(path: Path, value: dict[str, Tensor]) -> None:
-    buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in value.items()}, buffer)
-    body = buffer.getvalue()
-    replace(path, hashlib.sha256(body).digest() + body)
+    seal(path, {name: tensor.detach().cpu() for name, tensor in value.items()})
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
     if not path.is_file():
         return None
-    content = path.read_bytes()
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
+    try:
+        return unseal(path)
+    except ValueError:
         warnings.warn(f"the cached file {path} is damaged and will be built again", stacklevel=3)
         return None
-    return torch.load(io.BytesIO(content[32:]), weights_only=True)

@@ -1,10 +1,10 @@
 """Shallow one-class scores on feature vectors: kernel density, Gaussian, one-class SVM and K-means.
 
 Each is a module: ``fit(rows)`` on normal rows (N, D), then ``score(rows)`` gives (B,), larger where a row is more
-anomalous, on the module's device and in the precision of the rows asked about. What fitting learns is kept in
-buffers, so that a fitted module is its ``state_dict``. Sums over exponentials and covariances are evaluated in
-float64: there float32 loses what the score is made of. ``score`` before ``fit`` raises ``RuntimeError``, bad rows
-raise ``ValueError``. K-means draws its start from torch's global generator: ``torch.manual_seed`` governs it.
+anomalous, on the module's device and in the precision of the rows asked about, at least float32. What fitting learns
+is kept in buffers, so that a fitted module is its ``state_dict``. Sums over exponentials and covariances are evaluated
+in float64: there float32 loses what the score is made of. ``score`` before ``fit``, bad rows and bad settings raise
+``ValueError``. K-means draws its start from torch's global generator: ``torch.manual_seed`` governs it.
 
 The settings for features of a network are those of Sohn et al., "Learning and Evaluating Representations for Deep
 One-class Classification", ICLR 2021: L2-normalise the rows first, and gamma = 10 / (D Var) over all their entries.
@@ -12,7 +12,6 @@ One-class Classification", ICLR 2021: L2-normalise the rows first, and gamma = 1
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -63,7 +62,8 @@ class Gaussian(StateSized):
 
     def __init__(self, *, shrinkage: float | str = "ledoit-wolf"):
         super().__init__()
-        if shrinkage != "ledoit-wolf" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
+        named = isinstance(shrinkage, str) and shrinkage == "ledoit-wolf"
+        if not named and not (checks.is_number(shrinkage) and 0 <= shrinkage <= 1):
             raise ValueError(f"shrinkage must be 'ledoit-wolf' or a number from 0 to 1, got {shrinkage!r}")
         self.shrinkage = shrinkage
         for name in ("mean_", "cholesky_"):
@@ -104,9 +104,13 @@ class Gaussian(StateSized):
 
 
 class OneClassSVM(StateSized):
-    """One-class SVM with an RBF kernel: s(u) = rho - sum_i alpha_i exp(-gamma |u - u_i|²), above 0 outside.
+    """One-class SVM with an RBF kernel: s(u) = log rho - log sum_i alpha_i exp(-gamma |u - u_i|²), above 0 outside.
 
-    nu in (0, 1] is at least the share of training rows left outside; gamma > 0, or None for 10 / (D Var).
+    The plain decision value is sum_i alpha_i exp(...) - rho. The logarithms depart from it, and keep its sign (turned,
+    so that outside is positive) and its order: far from the data every exponential vanishes, all points tie at rho,
+    and two distant anomalies could no longer be told apart. The logarithm goes on growing with the squared distance.
+
+    nu in (0, 1) is at least the share of training rows left outside; gamma > 0, or None for 10 / (D Var).
     scikit-learn fits it, in time that grows with N²: draw a subset of very many rows.
 
     Schölkopf et al., "Estimating the support of a high-dimensional distribution", 2001.
@@ -114,7 +118,9 @@ class OneClassSVM(StateSized):
 
     def __init__(self, *, nu: float = 0.5, gamma: float | None = None):
         super().__init__()
-        self.nu, self.gamma = checks.between(nu, 0, 1, "nu"), _positive(gamma)
+        if not (checks.is_number(nu) and 0 < nu < 1):
+            raise ValueError(f"nu must be above 0 and below 1, got {nu!r}: where all rows may be outside, use KDE")
+        self.nu, self.gamma = float(nu), _positive(gamma)
         for name in ("support_", "weights_", "rho_", "gamma_"):
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
@@ -136,8 +142,8 @@ class OneClassSVM(StateSized):
         """(B, D) -> (B,)"""
         rows, dtype = _score_rows(self, rows, self.support_)
         blocks = _squared_distance_blocks(rows, self.support_)
-        scores = [self.rho_ - torch.exp(-self.gamma_ * block) @ self.weights_ for block in blocks]
-        return torch.cat(scores).to(dtype)                                                  # (B,)
+        logs = [torch.logsumexp(self.weights_.log() - self.gamma_ * block, dim=1) for block in blocks]
+        return (self.rho_.log() - torch.cat(logs)).to(dtype)                                # (B,)
 
 
 class KMeans(StateSized):
@@ -156,7 +162,7 @@ class KMeans(StateSized):
         """Find the centres of rows (N, D), from a k-means++ start."""
         from sklearn.cluster import KMeans as Solver
 
-        rows = checks.rows(rows).detach().float()
+        rows = checks.rows(rows, squares=torch.float32).detach().float()
         distinct = len(rows.unique(dim=0))
         if self.k > distinct:
             raise ValueError(f"k must be at most the number of distinct rows, {distinct}, got {self.k}: lower k")
@@ -168,14 +174,15 @@ class KMeans(StateSized):
     def score(self, rows: Tensor) -> Tensor:
         """(B, D) -> (B,)"""
         self.check_fitted()
-        distances, _ = knn(rows.to(self.centres_.device), self.centres_, 1)                     # (B, 1)
-        return distances[:, 0].to(rows.dtype)
+        rows = checks.rows(rows, width=self.centres_.shape[1]).to(self.centres_.device)
+        distances, _ = knn(rows, self.centres_, 1)                                              # (B, 1)
+        return distances[:, 0]
 
 
 def _positive(gamma: float | None) -> float | None:
-    if gamma is not None and not 0 < gamma < math.inf:
+    if gamma is not None and not (checks.is_number(gamma) and gamma > 0):
         raise ValueError(f"gamma must be a positive number, or None for 10 / (D Var), got {gamma!r}")
-    return gamma
+    return None if gamma is None else float(gamma)
 
 
 def _gamma(gamma: float | None, rows: Tensor) -> Tensor:
@@ -185,17 +192,17 @@ def _gamma(gamma: float | None, rows: Tensor) -> Tensor:
 
 def _fit_rows(module: StateSized, rows: Tensor) -> Tensor:
     """Rows to fit, checked, in the precision and on the device of the module's buffers."""
-    rows = checks.rows(rows)
+    rows = checks.rows(rows, squares=torch.float64)
     if (rows == rows[:1]).all():
         raise ValueError(f"rows must differ from one another, got {len(rows)} equal: has the network collapsed?")
     return rows.detach().to(next(module.buffers()), copy=True)
 
 
 def _score_rows(module: StateSized, rows: Tensor, fitted: Tensor) -> tuple[Tensor, torch.dtype]:
-    """Rows to score, as wide as the fitted ones, converted like `_fit_rows`, and the precision they came in."""
+    """Rows to score, as wide as the fitted ones, converted like `_fit_rows`, and the precision of their scores."""
     module.check_fitted()
-    rows = checks.rows(rows, width=fitted.shape[1])
-    return rows.to(fitted), rows.dtype
+    dtype = torch.promote_types(checks.tensor(rows, "rows").dtype, torch.float32)
+    return checks.rows(rows, width=fitted.shape[1], squares=dtype).to(fitted), dtype
 
 
 def _squared_distance_blocks(rows: Tensor, others: Tensor) -> Iterator[Tensor]:

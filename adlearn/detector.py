@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
-import io
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,8 @@ class Detector(StateSized):
 
     A method derives from it and defines `fit`, `embed` and `anomaly_score`, or `anomaly_map` if it localises;
     the default score is then the map's maximum. Every argument of a method's `__init__` is kept under its own
-    name, what fitting learns is a buffer or a parameter.
+    name, what fitting learns is a buffer or a parameter. `fit` computes first, assigns last, and ends with
+    `return self.fitted()`: a fit that fails leaves the detector as it was.
 
     Attributes:
         losses_: one number an epoch, after `fit`; empty for methods that do not train.
@@ -51,10 +52,17 @@ class Detector(StateSized):
         """One score an image, (B,)."""
         return self.anomaly_map(images).flatten(1).amax(1)
 
+    def fitted(self) -> Self:
+        """The end of every `fit`: in evaluation mode, and without the threshold of what was learnt before."""
+        self.threshold_.fill_(float("nan"))
+        return self.eval()
+
     # what every method has ----------------------------------------------------------------------------------
 
     def calibrate(self, images, *, fpr: float = 0.05) -> Self:
         """Set `threshold_` from held-out normal images so that at most a share `fpr` of new normal ones exceeds it.
+
+        The promise holds for images from the same source: the same camera, light and file format.
 
         Raises:
             ValueError: too few images for this rate (at least 1 / fpr − 1 are needed).
@@ -92,20 +100,28 @@ class Detector(StateSized):
         backbones = {name: {"name": part.name, "sha256": part.sha256}
                      for name, part in self.named_modules() if isinstance(part, Backbone)}
         state = {key: value.cpu() for key, value in self.state_dict().items()
-                 if not any(key.startswith(f"{name}.") for name in backbones)}
+                 if not key.startswith(self._left_out())}
         method = type(self)
-        buffer = io.BytesIO()
-        torch.save({"method": f"{method.__module__}:{method.__name__}", "options": self.options(), "state": state,
-                    "losses": self.losses_, "backbones": backbones}, buffer)
-        cache.replace(path, buffer.getvalue())
+        cache.seal(path, {"method": f"{method.__module__}:{method.__name__}", "options": self.options(),
+                          "state": state, "losses": self.losses_, "backbones": backbones})
 
     def options(self) -> dict:
         """The arguments that would build this detector again, modules left out."""
-        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
-        return {n: getattr(self, n) for n in names if not isinstance(getattr(self, n), nn.Module)}
+        arguments = self._arguments()
+        return {name: value for name, value in arguments.items() if not isinstance(value, nn.Module)}
+
+    def _arguments(self) -> dict:
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        return {name: getattr(self, name) for name in names}
+
+    def _left_out(self) -> tuple[str, ...]:
+        """The prefixes of the state that a file does not hold: pretrained backbones, and modules handed over."""
+        backbones = [name for name, part in self.named_modules() if isinstance(part, Backbone)]
+        modules = [name for name, value in self._arguments().items() if isinstance(value, nn.Module)]
+        return tuple(f"{name}." for name in backbones + modules)
 
     def _ready(self) -> None:
-        if self.training:
+        if self.training or any(buffer.numel() == 0 for buffer in self.buffers()):
             raise ValueError(f"this {type(self).__name__} is not fitted, or in training mode: call fit, or eval()")
 
 
@@ -122,24 +138,33 @@ def load(path, **modules) -> Detector:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no detector at {path}")
-    try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        home, name = kept["method"].split(":")
-        options, state, backbones = kept["options"], kept["state"], kept["backbones"]
-    except Exception as error:
-        raise ValueError(f"{path} is damaged or no saved detector ({error}): save it again") from error
-    # methods stand a floor above this one, so the file names its class and Python finds it
-    if not home.startswith("adlearn.methods."):
-        raise ValueError(f"{path} names the class {home}:{name}, which is not one of adlearn's methods")
-    detector = getattr(importlib.import_module(home), name)(**options, **modules)
-    for where, wanted in backbones.items():
+    kept = cache.unseal(path)
+    if kept.keys() != {"method", "options", "state", "losses", "backbones"}:
+        raise ValueError(f"{path} is no saved detector: it holds {sorted(kept)}")
+    detector = _build(path, kept, modules)
+    for where, wanted in kept["backbones"].items():
         found = detector.get_submodule(where)
         if found.sha256 != wanted["sha256"]:
             raise ValueError(f"{path} was fitted on other weights of {wanted['name']!r} than {found.origin} has: "
                              "fit again, or point ADLEARN_WEIGHTS at the weights it was fitted on")
-    missing, unexpected = detector.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not any(key.startswith(f"{where}.") for where in backbones)]
+    missing, unexpected = detector.load_state_dict(kept["state"], strict=False)
+    missing = [key for key in missing if not key.startswith(detector._left_out())]
     if missing or unexpected:
-        raise ValueError(f"{path} does not fit this version of {name}: missing {missing}, unknown {unexpected}")
+        raise ValueError(f"{path} does not fit this version of adlearn: missing {missing}, unknown {unexpected}")
     detector.losses_ = kept["losses"]
     return detector.eval()
+
+
+def _build(path: Path, kept: dict, modules: dict) -> Detector:
+    """An empty detector of the file's class. Methods stand a floor above, so the file names the class."""
+    home, _, name = kept["method"].partition(":")
+    found = None
+    if home.startswith("adlearn.methods.") and importlib.util.find_spec(home):
+        found = getattr(importlib.import_module(home), name, None)
+    if not (isinstance(found, type) and issubclass(found, Detector)):
+        raise ValueError(f"{path} names the class {kept['method']}, which is not one of this adlearn's methods")
+    try:
+        return found(**kept["options"], **modules)
+    except TypeError as error:
+        raise ValueError(f"{path} cannot be built again ({error}): hand over the modules it was made with, "
+                         "and no others") from error

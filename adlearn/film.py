@@ -13,7 +13,7 @@ BATCH = 256
 
 
 class Film:
-    """A callback for `training.train` and `Detector.fit` that keeps snapshots of an embedding.
+    """A callback for `training.train`, and for the `fit` of detectors that train, that keeps snapshots of an embedding.
 
     Args:
         samples: images (N, C, H, W) or rows (N, F), the same for every frame.
@@ -26,6 +26,8 @@ class Film:
     """
 
     def __init__(self, samples: Tensor, embed: Callable[[nn.Module, Tensor], Tensor], *, every: int = 1):
+        if not isinstance(samples, Tensor) or samples.ndim < 2 or len(samples) < 3:
+            raise ValueError("samples must be a tensor (N, ...) of at least 3 images or rows")
         checks.finite(samples, "samples")
         self.samples, self.embed, self.every = samples, embed, checks.positive_int(every, "every")
         self.epochs: list[int] = []

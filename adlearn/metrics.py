@@ -155,7 +155,7 @@ def threshold_at_fpr(normal_scores, fpr: float = 0.05) -> float:
     Vovk et al., "Algorithmic Learning in a Random World", 2005 (split conformal prediction).
     """
     scores = checks.scores(normal_scores, "normal_scores")
-    if not 0 < fpr < 1:
+    if not (checks.is_number(fpr) and 0 < fpr < 1):
         raise ValueError(f"fpr must be above 0 and below 1, got {fpr!r}: 0.05 flags one normal image in twenty")
     n = len(scores)
     allowed = math.floor(round((n + 1) * fpr, 9))           # rounded, so that 100 · 0.29 is 29
@@ -181,11 +181,12 @@ def bootstrap_interval(
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile interval).
     """
     repeats, level = checks.positive_int(repeats, "repeats"), checks.between(level, 0, 1, "level")
-    columns = [torch.as_tensor(column).cpu() for column in (truth, scores, against) if column is not None]
-    if len({len(column) for column in columns}) > 1:
-        lengths = [len(column) for column in columns]
-        raise ValueError(f"truth, scores and against must have one entry an image, got lengths {lengths}")
-    anomalous = columns[0].flatten(1).any(dim=1) if columns[0].ndim > 1 else columns[0].bool()
+    given = {"truth": truth, "scores": scores} | ({} if against is None else {"against": against})
+    columns = [checks.tensor(column, name).detach().cpu() for name, column in given.items()]
+    shapes = [tuple(column.shape) for column in columns]
+    if len({shape[:1] for shape in shapes}) > 1 or shapes[0][:1] in ((), (0,)):
+        raise ValueError(f"{', '.join(given)} must have one entry an image, at least one image, got shapes {shapes}")
+    anomalous = checks.binary(columns[0], "truth").reshape(len(columns[0]), -1).any(dim=1)             # (N,)
     strata = [s for s in (torch.where(~anomalous)[0], torch.where(anomalous)[0]) if len(s)]
     results = []
     for _ in range(repeats):
@@ -204,7 +205,7 @@ def _ranking(labels, scores) -> tuple[Tensor, Tensor]:
 
 
 def _maps(masks, maps) -> tuple[Tensor, Tensor]:
-    masks, maps = torch.as_tensor(masks), torch.as_tensor(maps)
+    masks, maps = checks.tensor(masks, "masks"), checks.tensor(maps, "maps")
     if maps.ndim != 3 or maps.numel() == 0:
         raise ValueError(f"maps must have shape (N, H, W) and not be empty, got {tuple(maps.shape)}")
     if masks.shape != maps.shape:

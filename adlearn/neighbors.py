@@ -25,13 +25,16 @@ def knn(queries: Tensor, bank: Tensor, k: int, *, budget: int = BUDGET) -> tuple
     and indices (Q, k) int64 into the bank; of equally near candidates the lower index comes first. All rows of the
     bank are compared. Computes in float32, or in float64 if an input is, also under autocast; in float32 two rows
     can swap places only if their squared distances differ by less than about 1e-6 of the data's squared spread.
-    `budget` bounds the working memory in bytes, beyond inputs and result.
+    `budget` bounds the working memory in bytes, beyond inputs and result. Values whose squares would overflow, in
+    float32 above about 1e18, are refused.
     """
-    queries, bank = checks.rows(queries, "queries"), checks.rows(bank, "bank")
-    checks.rows(queries[:1], "queries", width=bank.shape[1])
+    queries, bank = checks.tensor(queries, "queries"), checks.tensor(bank, "bank")
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
+    bank = checks.rows(bank, "bank", squares=dtype)
+    queries = checks.rows(queries, "queries", width=bank.shape[1], squares=dtype)
     if not 1 <= checks.positive_int(k, "k") <= len(bank):
         raise ValueError(f"k must be at most the {len(bank)} rows of bank, got {k}: lower k or fill the bank")
-    dtype = torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
+    checks.positive_int(budget, "budget")
     candidates = min(k + SPARE, len(bank))
     sides = _block_sides(len(queries), len(bank), bank.shape[1], candidates, dtype.itemsize, budget)
     centre = bank.mean(dim=0, dtype=dtype)                                  # products of centred rows round less
@@ -105,10 +108,10 @@ class StateSized(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def check_fitted(self) -> None:
-        """Raise ``RuntimeError`` while a buffer is empty."""
+        """Raise ``ValueError`` while a buffer is empty."""
         if any(buffer.numel() == 0 for buffer in self.buffers(recurse=False)):
             name = type(self).__name__
-            raise RuntimeError(f"{name} holds no data yet: call fit or fill, or load a saved state, before using it")
+            raise ValueError(f"{name} holds no data yet: call fit or fill, or load a saved state, before using it")
 
 
 class MemoryBank(StateSized):
@@ -129,4 +132,4 @@ class MemoryBank(StateSized):
     def forward(self, queries: Tensor, k: int = 1, *, budget: int = BUDGET) -> tuple[Tensor, Tensor]:
         """Distances (Q, k), ascending, and indices (Q, k) of the k nearest rows to queries (Q, D); see `knn`."""
         self.check_fitted()
-        return knn(queries.to(self.rows.device), self.rows, k, budget=budget)
+        return knn(checks.tensor(queries, "queries").to(self.rows.device), self.rows, k, budget=budget)

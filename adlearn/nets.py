@@ -17,7 +17,8 @@ class Encoder(nn.Sequential):
     """
 
     def __init__(self, *, channels: int, widths=(16, 32, 64), dim: int | None = None):
-        checks.positive_int(channels, "channels")
+        for name, value in (("channels", channels), ("dim", widths[-1] if dim is None else dim)):
+            checks.positive_int(value, name)
         layers: list[nn.Module] = []
         for before, after in zip((channels, *widths[:-1]), widths, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -45,4 +46,7 @@ class ConvAutoEncoder(nn.Module):
         self.decode = nn.Sequential(*up[:-2], nn.Sigmoid())                     # the output lies in [0, 1]
 
     def forward(self, images: Tensor) -> Tensor:
+        factor = 2 ** (len(self.code) // 3)
+        if images.shape[-2] % factor or images.shape[-1] % factor:
+            raise ValueError(f"images must have sides divisible by {factor}, got {tuple(images.shape[-2:])}: resize")
         return self.decode(self.code(images))                                   # (B, C, H, W)

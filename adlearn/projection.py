@@ -34,6 +34,7 @@ class Projection:
         features = _features(features)
         if len(features) < 3 or features.shape[1] < 2:
             raise ValueError(f"features must have at least 3 rows and 2 columns, got {tuple(features.shape)}")
+        self.width_ = features.shape[1]
         if self.method == "umap":
             self.reducer_ = _umap(len(features))
             return _quietly(self.reducer_.fit_transform, features)
@@ -47,9 +48,12 @@ class Projection:
 
     def transform(self, features: Tensor) -> Tensor:
         """Other features (M, D) in the same view: (M, 2) float32 on the CPU."""
+        if not hasattr(self, "width_"):
+            raise ValueError("this Projection has no view yet: call fit with features first")
+        features = _features(features, self.width_)
         if self.method == "umap":
-            return _quietly(self.reducer_.transform, _features(features))
-        return ((_features(features, width=len(self.mean_)) - self.mean_) @ self.axes_).float()
+            return _quietly(self.reducer_.transform, features)
+        return ((features - self.mean_) @ self.axes_).float()
 
 
 def project(features: Tensor, method: str = "pca") -> Tensor:
@@ -64,6 +68,9 @@ def aligned(snapshots: list[Tensor], method: str = "pca") -> list[Tensor]:
     and turned or mirrored, never stretched, to lie as close as it can to the frame before (orthogonal Procrustes,
     Schönemann 1966). For one fixed view over all epochs use ``Projection().fit(last)`` and its ``transform``.
     """
+    if not isinstance(snapshots, list | tuple):
+        raise ValueError(f"snapshots must be a list of tensors (N, D), got {type(snapshots).__name__}")
+    snapshots = [_features(snapshot) for snapshot in snapshots]
     if len({len(snapshot) for snapshot in snapshots}) != 1:
         lengths = [len(snapshot) for snapshot in snapshots]
         raise ValueError(f"snapshots must show the same items, at least one snapshot, got rows {lengths}")

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from adlearn import cache
+from adlearn.runtime import PROFILES
 
 FIELDS = {
     "method": str, "variant": str, "data": str, "profile": str, "seed": int,
@@ -48,12 +49,15 @@ def validate(record: dict, where: str = "record") -> dict:
         if not re.fullmatch(r"[a-z0-9_.+]+", record[field]):
             raise ValueError(f"{where}: {field} becomes a part of the file name: use lower-case letters, digits "
                              f"and underscores, got {record[field]!r}")
+    if record["profile"] not in PROFILES or record["seed"] < 0:
+        raise ValueError(f"{where}: profile must be one of {', '.join(PROFILES)} and seed at least 0, got "
+                         f"{record['profile']!r} and {record['seed']}")
     if not record["figures"]:
         raise ValueError(f"{where}: figures is empty: a result without a figure says nothing")
     for field in ("figures", "seconds"):
         for key, value in record[field].items():
-            cases = value.values() if isinstance(value, dict) else [value]
-            if not all(_is_number(case) for case in cases):
+            cases = list(value.values()) if isinstance(value, dict) else [value]
+            if not cases or not all(_is_number(case) for case in cases):
                 raise ValueError(f"{where}: {field}[{key!r}] must be finite numbers, got {value!r}")
     return record
 

@@ -10,6 +10,8 @@ import base64
 import html
 import io
 
+from adlearn import checks
+
 COLOURS, DPI = 48, 90          # a plot needs few colours; the page stays light
 
 
@@ -23,20 +25,29 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
         alt: what each frame shows, for readers who do not see it: one text each, or one for all.
         name: what the slider moves through.
         interval: milliseconds a frame while playing.
-        start: the frame that is seen first.
+        start: the frame that is seen first, from 0.
 
     Returns:
         An ipywidgets box. Last in a cell, it is displayed.
 
     Raises:
-        ValueError: no frame, or another number of labels or alt texts than of frames.
+        ValueError: no frame; a frame that is neither figure nor PNG; another number of labels or alt texts than of
+            frames; an empty alt text; an interval below 1; a start that is no frame.
     """
     import ipywidgets as widgets
 
+    checks.positive_int(interval, "interval")
+    checks.positive_int(start, "start", 0)
     pictures = [figure if isinstance(figure, bytes) else png(figure) for figure in figures]
-    alts = [alt] * len(pictures) if isinstance(alt, str) else list(alt)
+    labels, alts = list(labels), [alt] * len(pictures) if isinstance(alt, str) else list(alt)
     if not pictures:
         raise ValueError("figures must not be empty")
+    if not all(picture.startswith(b"\x89PNG\r\n\x1a\n") for picture in pictures):
+        raise ValueError("figures must be matplotlib figures or PNG files, got bytes that are no PNG: save them as PNG")
+    if not all(isinstance(text, str) and text.strip() for text in alts):
+        raise ValueError(f"alt must say what each frame shows, got {alt!r}: write one sentence each, or one for all")
+    if start >= len(pictures):
+        raise ValueError(f"start must be one of the {len(pictures)} frames, counted from 0, got {start}")
     counts = [len(pictures), len(labels), len(alts)]
     if len(set(counts)) > 1:
         raise ValueError(f"figures, labels and alt must be equally many, got {counts}")
@@ -53,10 +64,16 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
 
 
 def png(figure) -> bytes:
-    """A matplotlib figure as a small PNG; the figure is closed."""
+    """A matplotlib figure as a small PNG; the figure is closed.
+
+    Raises:
+        ValueError: not a figure.
+    """
     import matplotlib.pyplot as plt
     from PIL import Image
 
+    if not hasattr(figure, "savefig"):
+        raise ValueError(f"figure must be a matplotlib figure, got {type(figure).__name__}: pass axes.figure")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     plt.close(figure)

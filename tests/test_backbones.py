@@ -58,11 +58,16 @@ def test_weights_from_a_folder(lite0, tmp_path, monkeypatch):
         backbones.load("efficientnet_lite0")
 
 
-def test_damaged_and_foreign_weights_are_refused(tmp_path, monkeypatch):
+def test_damaged_and_foreign_weights_are_refused(lite0, tmp_path, monkeypatch):
     monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
     path = tmp_path / "efficientnet_lite0.pth"
     path.write_bytes(b"not a zip file")
     with pytest.raises(ValueError, match=r"efficientnet_lite0\.pth cannot be read"):
+        backbones.load("efficientnet_lite0")
+    broken = {k: v.clone() for k, v in lite0.net.state_dict().items()}
+    broken["conv_stem.weight"][0] = float("nan")
+    torch.save(broken, path)
+    with pytest.raises(ValueError, match="NaN or infinity"):
         backbones.load("efficientnet_lite0")
     torch.save({"conv_stem.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="do not fit the network"):
@@ -87,5 +92,10 @@ def test_missing_weights_name_all_three_ways():
 def test_unknown_names_and_layers():
     with pytest.raises(ValueError, match="name must be 'efficientnet_lite0' or a timm model, got 'efficientnet'"):
         backbones.load("efficientnet")
+    for layers in ((3, 1), (), (1, 1), 3, (1.0,)):
+        with pytest.raises(ValueError, match="layers must be ascending"):
+            backbones.load("efficientnet_lite0", layers=layers)
+    with pytest.raises(ValueError, match="size must be"):
+        backbones.load("efficientnet_lite0", size=0)
     with pytest.raises(ValueError, match="layers must be stages"):
         backbones.load("efficientnet_lite0", layers=(9,))

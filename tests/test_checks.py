@@ -14,7 +14,10 @@ from adlearn import checks
     (torch.rand(2, 1, 8, 8) - 0.5, r"\[0, 1\], got values"),
     (torch.full((1, 1, 8, 8), float("nan")), "NaN"),
     (torch.full((1, 1, 8, 8), float("inf")), "infinity"),
+    (torch.full((1, 1, 8, 8), 60000.0).half(), r"\[0, 1\], got values"),        # finite, though their sum is not
     ("good/", "tensor or an array"),
+    (None, "tensor or an array"),
+    ([[0.0], [0.0, 1.0]], "tensor or an array"),
 ])
 def test_images_are_refused_with_name_and_cure(value, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -38,8 +41,39 @@ def test_numbers():
     for value in (0, -1, 1.5, True, "3"):
         with pytest.raises(ValueError, match="k must be a whole number"):
             checks.positive_int(value, "k")
-    for value in (0.0, 1.1, float("nan")):
+    for value in (0.0, 1.1, float("nan"), True, "0.5", None):
         with pytest.raises(ValueError, match="share must be"):
             checks.between(value, 0, 1, "share")
+    assert [checks.is_number(value) for value in (1, np.float32(2), torch.tensor(0.5))] == [True] * 3
+    for value in (-1, 2**31, 0.0, True):
+        with pytest.raises(ValueError, match="seed must be"):
+            checks.seed(value)
+
+
+@pytest.mark.parametrize("options", [("mono", "poly"), {"mono": 0, "poly": 1}])
+@pytest.mark.parametrize("value", ["mon", ["mono"], {"mono": 0}, None, 0, np.array(["mono", "poly"])])
+def test_choice(value, options):
     with pytest.raises(ValueError, match="kind must be one of 'mono', 'poly'"):
-        checks.choice("mon", ("mono", "poly"), "kind")
+        checks.choice(value, options, "kind")
+    assert checks.choice("mono", options, "kind") == "mono"
+
+
+def test_classes():
+    assert checks.classes([0.0, 2.0], 2, 3).tolist() == [0, 2]
+    for value, message in (([0, 3], "from 0 to 2, got"), ([-1, 0], "from 0 to 2"), ([0.5, 0], "whole"), ([0], "shape")):
+        with pytest.raises(ValueError, match=message):
+            checks.classes(value, 2, 3)
+
+
+def test_paths():
+    for value in (None, 3):
+        with pytest.raises(ValueError, match="root must be a path"):
+            checks.path(value, "root")
+
+
+def test_squares_must_not_overflow():
+    rows = torch.ones(2, 100)
+    assert checks.rows(1e17 * rows, squares=torch.float32) is not None
+    assert checks.rows(1e30 * rows, squares=torch.float64) is not None
+    with pytest.raises(ValueError, match=r"squared distances overflow.*rescale"):
+        checks.rows(1e30 * rows, squares=torch.float32)

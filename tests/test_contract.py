@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import adlearn
-from adlearn import methods
+from adlearn import cache, methods
 from adlearn.detector import Detector
 
 SIZE = 32
 DETECTORS = {   # name: how to build it; every class in adlearn.methods that is a Detector must be here
     "NearestNeighbors": lambda: methods.NearestNeighbors(k=3),
     "KMeans": lambda: methods.KMeans(k=4),
-    "OneClassSVM": lambda: methods.OneClassSVM(nu=0.2, gamma=1e-3),
+    "OneClassSVM": lambda: methods.OneClassSVM(nu=0.2),
     "KDE": lambda: methods.KDE(),
     "Gaussian": lambda: methods.Gaussian(),
     "FeatureDictionary": lambda: methods.FeatureDictionary(k=20),
@@ -103,7 +103,7 @@ def test_state_round_trip(fitted, tmp_path):
     assert torch.equal(loaded.score(images), detector.score(images))
     assert torch.equal(loaded.predict(images), detector.predict(images))
     assert loaded.options() == detector.options()
-    kept = torch.load(tmp_path / "d.pt", weights_only=True)
+    kept = cache.unseal(tmp_path / "d.pt")
     assert not any(key.startswith("network.") for key in kept["state"])
     assert kept["backbones"]["network"]["name"] == "efficientnet_lite0"
 
@@ -148,6 +148,20 @@ def test_datasets_and_folders_score_like_tensors(fitted, tmp_path):
     for i, image in enumerate(images):
         Image.fromarray((image[0] * 255).byte().numpy()).save(tmp_path / f"{i}.png")
     assert detector.score(tmp_path).shape == (3,)
+
+
+def test_a_refit_forgets_the_threshold_and_a_failed_one_changes_nothing(fitted, monkeypatch):
+    _, detector = fitted
+    images = stripes(5, seed=2)
+    detector.calibrate(stripes(25, seed=6))
+    before = detector.score(images)
+    with pytest.raises(ValueError, match="images must lie"):
+        detector.fit(stripes(24, seed=1) * 2)
+    assert torch.equal(detector.score(images), before)
+    detector.predict(images)
+    detector.fit(stripes(24, seed=1))
+    with pytest.raises(ValueError, match="calibrate"):
+        detector.predict(images)
 
 
 def test_the_global_generator_is_not_reseeded(fitted):

@@ -68,11 +68,24 @@ def test_gaussian_with_fewer_rows_than_columns():
 @pytest.mark.parametrize("nu", [0.1, 0.5])
 def test_svm_equals_scikit_learn(nu):
     rows = torch.nn.functional.normalize(train)
+    others = torch.nn.functional.normalize(test.double())
     ours = OneClassSVM(nu=nu).fit(rows)
     peer = svm.OneClassSVM(nu=nu, gamma=ours.gamma_.item()).fit(rows.double())
-    close(ours.score(test), -peer.decision_function(test.double()))
-    decided = np.where(ours.score(test.double()) > 0, -1, 1)
-    np.testing.assert_array_equal(decided, peer.predict(test.double()))
+    scores, decision = ours.score(others), peer.decision_function(others)
+    rho, near = -peer.intercept_, scores < 15               # farther off, decision + rho is rounding
+    close(scores[near], -np.log((decision[near] + rho) / rho))
+    np.testing.assert_array_equal(scores.sign(), -np.sign(decision))
+    ranked = decision.argsort()
+    differ = np.diff(decision[ranked]) > 1e-12
+    assert (scores[ranked].diff()[differ] < 0).all()
+    assert differ.sum() > 40
+    assert near.sum() > 20
+
+
+def test_svm_tells_distant_anomalies_apart():
+    module = OneClassSVM(gamma=1.0).fit(train)
+    far = train.mean(dim=0) + torch.tensor([20.0, 30.0, 300.0])[:, None]        # exp(-gamma d²) is 0 in float64
+    assert (module.score(far).diff() > 0).all()
 
 
 def test_kmeans_equals_scikit_learn():
@@ -89,7 +102,7 @@ def test_kmeans_equals_scikit_learn():
 @pytest.mark.parametrize("make", makers)
 def test_state_is_everything(make):
     fitted, fresh = make().fit(train), make()
-    with pytest.raises(RuntimeError, match="holds no data"):
+    with pytest.raises(ValueError, match="holds no data yet: call fit"):
         fresh.score(test)
     fresh.load_state_dict(fitted.state_dict())
     assert torch.equal(fresh.score(test), fitted.score(test))
@@ -105,6 +118,7 @@ def test_scores(make, monkeypatch):
     assert scores.shape == (50,)
     assert scores.dtype == test.dtype
     assert module.score(test.double()).dtype == torch.float64
+    assert module.score(100 * test.half()).dtype == torch.float32           # whose range holds squared distances
     far = train.mean(dim=0)[None] + 100
     assert module.score(far) > module.score(train).median()
     order = torch.randperm(50)
@@ -128,6 +142,8 @@ def test_bad_rows_are_refused(make):
         (train / 0, "finite"),
         (train[0], "shape"),
         (train[:0], "empty"),
+        (train * 1e25, "rescale"),
+        ("rows", "rows must be a tensor"),
     ]:
         with pytest.raises(ValueError, match=message):
             module.score(bad)
@@ -141,7 +157,13 @@ def test_bad_rows_are_refused(make):
     [
         (lambda: KDE(gamma=0), "gamma"),
         (lambda: OneClassSVM(gamma=-1.0), "gamma"),
+        (lambda: KDE(gamma=True), "gamma must be a positive number"),
+        (lambda: KDE(gamma="scale"), "gamma must be a positive number"),
         (lambda: OneClassSVM(nu=0), "nu"),
+        (lambda: OneClassSVM(nu="half"), "nu must be above 0"),
+        (lambda: OneClassSVM(nu=1), "nu must be above 0 and below 1"),
+        (lambda: Gaussian(shrinkage=True), "shrinkage"),
+        (lambda: Gaussian(shrinkage=[0.5]), "shrinkage"),
         (lambda: Gaussian(shrinkage=2), "shrinkage"),
         (lambda: Gaussian(shrinkage="oas"), "shrinkage"),
         (lambda: KMeans(k=0), "k must be"),

@@ -24,18 +24,44 @@ def test_load_refuses_missing_damaged_and_foreign_files(saved, tmp_path):
     whole = saved.read_bytes()
     for content in (whole[:-200], b"", b"hello"):
         saved.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no saved detector"):
+        with pytest.raises(ValueError, match="damaged, or was not written by adlearn"):
             adlearn.load(saved)
-    torch.save({"method": "os:system", "options": {}, "state": {}, "losses": [], "backbones": {}}, saved)
-    with pytest.raises(ValueError, match="not one of adlearn's methods"):
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    saved.write_bytes(flipped)
+    with pytest.raises(ValueError, match="damaged"):
         adlearn.load(saved)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"method": "os:system"}, "not one of this adlearn's methods"),
+    ({"method": "adlearn.methods.classic:knn"}, "not one of this adlearn's methods"),
+    ({"method": "adlearn.methods.nothing:KDE"}, "not one of this adlearn's methods"),
+    ({"options": {"neighbours": 3}}, "cannot be built again"),
+    ({"state": {}}, "does not fit this version"),
+    ({"extra": 1}, "no saved detector"),
+])
+def test_load_refuses_what_does_not_fit(saved, change, message):
+    cache.seal(saved, cache.unseal(saved) | change)
+    with pytest.raises(ValueError, match=message):
+        adlearn.load(saved)
+
+
+def test_load_refuses_modules_that_the_detector_does_not_take(saved):
+    with pytest.raises(ValueError, match="hand over the modules"):
+        adlearn.load(saved, encoder=torch.nn.Identity())
+
+
+def test_an_unfitted_detector_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="not fitted"):
+        methods.KDE(backbone=None).eval().save(tmp_path / "d.pt")
 
 
 def test_load_refuses_other_backbone_weights(images, tmp_path):
     methods.NearestNeighbors(k=2).fit(images).save(tmp_path / "d.pt")
-    kept = torch.load(tmp_path / "d.pt", weights_only=True)
+    kept = cache.unseal(tmp_path / "d.pt")
     kept["backbones"]["network"]["sha256"] = "0" * 64
-    torch.save(kept, tmp_path / "d.pt")
+    cache.seal(tmp_path / "d.pt", kept)
     with pytest.raises(ValueError, match="other weights of 'efficientnet_lite0'"):
         adlearn.load(tmp_path / "d.pt")
 

@@ -150,4 +150,5 @@ def test_no_myst_is_left_over(path, cells):
         cells = nbformat.read(path, as_version=4).cells
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
     assert [part for source in sources for part in myst_left(source)] == []
+    assert not any("</summary>\n\n\n" in source for source in sources)       # a fold with nothing in it
     assert "myst_nb" not in text(cells, "code")

@@ -94,6 +94,15 @@ def test_precision_is_kept_under_autocast_and_for_half_inputs():
     assert torch.equal(indices[:, 0], torch.arange(50))
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e18), (torch.float64, 1e100)])
+def test_large_values_are_searched_up_to_where_squares_overflow(dtype, size):
+    rows = torch.randn(500, 8, dtype=dtype)
+    rows /= rows.abs().max()
+    plain, large = knn(rows[:50] + 0.01, rows, 5), knn(size * (rows[:50] + 0.01), size * rows, 5)
+    assert torch.equal(large[1], plain[1])
+    torch.testing.assert_close(large[0] / size, plain[0], rtol=1e-5, atol=0)
+
+
 def test_no_gradient_is_kept():
     queries = torch.randn(3, 2, requires_grad=True)
     assert not knn(queries, queries, 1)[0].requires_grad
@@ -113,7 +122,7 @@ def test_smallest(width, count, seed):
 def test_working_memory_stays_in_the_budget(k, budget, monkeypatch):
     from torch.profiler import ProfilerActivity, profile
 
-    monkeypatch.setattr(checks, "finite", lambda *args: None)           # the check is not counted
+    monkeypatch.setattr(checks, "rows", lambda value, *_, **__: value)      # the check is not counted
     queries, bank = torch.randn(200, 32), torch.randn(6000, 32)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         knn(queries, bank, k, budget=budget)
@@ -132,6 +141,9 @@ def test_working_memory_stays_in_the_budget(k, budget, monkeypatch):
         (torch.zeros(3), torch.zeros(4, 3), 1, "queries must have shape"),
         (torch.zeros(2, 3) / 0, torch.zeros(4, 3), 1, "queries must be finite"),
         (torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.int64), 1, "bank must be floating point"),
+        (torch.zeros(2, 3) + 1e30, torch.zeros(4, 3), 1, "queries must lie within.*rescale"),
+        (torch.zeros(2, 3), torch.zeros(4, 3) - 1e30, 1, "bank must lie within.*rescale"),
+        ("rows", torch.zeros(4, 3), 1, "queries must be a tensor"),
     ],
 )
 def test_bad_input_is_refused(queries, bank, k, message):
@@ -147,7 +159,7 @@ def test_memory_bank_is_its_state():
     rows[0] = 100                                               # the bank holds a copy
     assert bank.rows[0].max() < 100
     empty = MemoryBank()
-    with pytest.raises(RuntimeError, match="MemoryBank holds no data"):
+    with pytest.raises(ValueError, match="MemoryBank holds no data yet: call"):
         empty(rows)
     parent = torch.nn.ModuleDict({"bank": empty})
     parent.load_state_dict({"bank." + name: value for name, value in bank.state_dict().items()})

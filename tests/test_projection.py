@@ -86,6 +86,11 @@ def test_umap_says_how_to_get_it(monkeypatch):
         (lambda: Projection().fit(features).transform(features[:, :6]), "7 columns"),
         (lambda: aligned([features, features[:5]]), "same items"),
         (lambda: aligned([]), "same items"),
+        (lambda: aligned(5), "snapshots must be a list"),
+        (lambda: aligned([5]), "features must have shape"),
+        (lambda: Projection().transform(features), "call fit"),
+        (lambda: Projection("umap").transform(features), "call fit"),
+        (lambda: Projection(["pca"]), "method must be one of"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -26,6 +26,9 @@ def test_round_trip_and_name(tmp_path):
     ({"seed": True}, "seed must be int"),
     ({"method": "Nearest Neighbours"}, "file name"),
     ({"data": "elpv-mono"}, "file name"),
+    ({"profile": "fast"}, "profile must be one of"),
+    ({"seed": -1}, "seed at least 0"),
+    ({"figures": {"auroc": {}}}, "finite numbers"),
     ({"extra": 1}, r"unknown: \['extra'\]"),
 ])
 def test_a_broken_record_is_refused(tmp_path, change, message):

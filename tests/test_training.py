@@ -1,9 +1,14 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlearn import training
+from adlearn import cache, training
 from adlearn.film import Film
 from adlearn.nets import ConvAutoEncoder, Encoder
 
@@ -58,17 +63,58 @@ def test_checkpoints_of_other_settings_are_refused_and_damaged_ones_named(tmp_pa
     net, x, y, loss = problem()
     path = tmp_path / "c.pt"
     training.train(net, loss, x, y, epochs=2, batch_size=16, checkpoint=path)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="data or settings"):
         training.train(net, loss, x, y, epochs=2, batch_size=17, checkpoint=path)
-    with pytest.raises(ValueError, match="other settings or data"):
+    with pytest.raises(ValueError, match="another module, data or settings"):
         training.train(net, loss, x + 1, y, epochs=2, batch_size=16, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="damaged"):
-        assert len(training.train(net, loss, x, y, epochs=2, batch_size=16, checkpoint=path)) == 2
+    other = nn.Sequential(nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="another module"):
+        training.train(other, lambda a, b: other(a).sum(), x, y, epochs=2, batch_size=16, checkpoint=path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damaged in (content, path.read_bytes()[:-100]):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="damaged"):
+            assert len(training.train(net, loss, x, y, epochs=2, batch_size=16, checkpoint=path)) == 2
+
+
+def test_a_killed_training_goes_on(tmp_path):
+    """SIGKILL at any moment leaves a checkpoint that is whole, or none."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_training import problem, training
+net, x, y, loss = problem()
+print("go", flush=True)
+training.train(net, loss, x, y, epochs=100_000, batch_size=16, checkpoint={str(tmp_path / 'c.pt')!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    while not (tmp_path / "c.pt").is_file():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(cache.unseal(tmp_path / "c.pt")["losses"]) >= 1
+
+
+def test_a_single_left_over_sample_is_trained_on():
+    net, x, y, _ = problem()
+    seen = []
+
+    def loss(a, b):
+        seen.append(len(a))
+        return F.mse_loss(net(a)[:, 0], b)
+
+    training.train(net, loss, x[:33], y[:33], epochs=1, batch_size=16)
+    assert seen == [16, 17]
 
 
 def test_training_refuses_what_it_cannot_use():
     net, x, y, loss = problem()
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 2"):
+        training.train(net, loss, x, y, epochs=1, batch_size=1)
     with pytest.raises(ValueError, match="epochs"):
         training.train(net, loss, x, y, epochs=0, batch_size=4)
     with pytest.raises(ValueError, match="one length"):
@@ -102,4 +148,6 @@ def test_autoencoder_gives_images_back():
     images = torch.rand(2, 3, 16, 16)
     assert net(images).shape == images.shape
     assert net.code(images).shape == (2, 8, 4, 4)
+    with pytest.raises(ValueError, match="divisible by 4"):
+        net(torch.rand(1, 3, 18, 16))
     assert 0 <= net(images).min() <= net(images).max() <= 1

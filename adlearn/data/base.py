@@ -41,7 +41,7 @@ class Labelled:
 
     Attributes:
         train, test: (N, C, H, W) float32 in [0, 1]; (N, F) for points and rows.
-        train_labels, test_labels: (N,) int64, indices into `classes`.
+        train_labels, test_labels: (N,) int64, indices into `classes`; −1 where a training label is hidden.
         classes: the class names, in the order of their labels.
         name, licence, source: what to call the data, under which terms they stand, and where they come from.
     """

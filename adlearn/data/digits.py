@@ -14,11 +14,12 @@ def digits(normal: int = 3, *, seed: int = 0) -> OneClass:
     60 % of the normal digit trains, 15 % calibrates, 25 % is tested beside all images of the other digits.
 
     Raises:
-        ValueError: `normal` is no digit.
+        ValueError: `normal` is no digit, or `seed` no whole number from 0.
     """
     from sklearn.datasets import load_digits
 
-    checks.choice(normal, tuple(range(10)), "normal")
+    normal = checks.choice(checks.positive_int(normal, "normal", 0), range(10), "normal")
+    seed = checks.seed(seed)
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16                     # (N, 1, 8, 8)
     target = torch.from_numpy(bunch.target).long()

@@ -74,7 +74,7 @@ def elpv(
         ImportError: the wheel is not installed.
     """
     types = _TYPES[checks.choice(kind, _TYPES, "kind")]
-    seed = checks.positive_int(seed, "seed", 0)
+    seed = checks.seed(seed)
     cells, probability, poly = _cells(types, size)
     order = np.random.default_rng([seed, 0]).permutation(len(cells))
     good, bad = order[probability[order] == 0], order[probability[order] == 1]

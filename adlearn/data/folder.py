@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from adlearn import checks
@@ -16,7 +16,10 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".
 
 
 class ImageSequence:
-    """Images read when they are asked for: `len(s)`, and `s[a:b]` or `s[[i, j]]` gives (n, C, H, W) in [0, 1]."""
+    """Images read when they are asked for, in [0, 1]: `s[i]` is (C, H, W), `s[a:b]` and `s[[i, j]]` are (n, C, H, W).
+
+    `s[mask]` with `len(s)` bools takes the images where they are True. To ask for none at all is a ``ValueError``.
+    """
 
     def __init__(self, count: int, read):
         self.count, self.read = count, read
@@ -25,7 +28,11 @@ class ImageSequence:
         return self.count
 
     def __getitem__(self, which) -> Tensor:
-        indices = range(self.count)[which] if isinstance(which, slice) else which
+        indices = np.arange(self.count)[which]
+        if indices.ndim == 0:
+            return self[[int(indices)]][0]
+        if indices.ndim > 1 or len(indices) == 0:
+            raise ValueError(f"ask for at least one of the {self.count} images, by a slice or a list, got {which!r}")
         found = [self.read(int(i)) for i in indices]
         if len({image.shape for image in found}) > 1:
             raise ValueError(f"images must share one shape, got {sorted({tuple(i.shape) for i in found})}: "
@@ -60,37 +67,62 @@ def folder(path, *, size: int = 256) -> ImageSequence:
     """All images of a folder and its subfolders, sorted by name, RGB, each resized to `size` × `size`.
 
     Files are opened when their turn comes. The names stand in `.files`, in the same order.
+
+    Raises:
+        FileNotFoundError: the folder is not there.
+        ValueError: it holds no image; when its turn comes, a file that is damaged or not in the range of its kind.
     """
     checks.positive_int(size, "size", minimum=8)
-    path = Path(path)
+    path = checks.path(path, "path")
     if not path.is_dir():
         raise FileNotFoundError(f"path must be an existing folder, got {path}")
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+    files = image_files(path)
     if not files:
         raise ValueError(f"path must hold images ({', '.join(sorted(ENDINGS))}), found none in {path}")
-    sequence = ImageSequence(len(files), lambda i: read_image(files[i], size))
+    sequence = ImageSequence(len(files), lambda i: unit_pixels(open_image(files[i]), size, files[i]))
     sequence.files = files
     return sequence
 
 
-def read_image(path: Path, size: int, *, grey: bool = False) -> Tensor:
-    """One image file as (C, size, size) float32 in [0, 1]; 16-bit files are divided by 65535.
+def image_files(path: Path) -> list[Path]:
+    """All images of a folder and its subfolders, sorted by name, without hidden files."""
+    return sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file, decoded and upright: turned as the camera's note in the file (EXIF) asks.
 
     Raises:
-        ValueError: the file is cut off or no image; the message names it.
+        ValueError: the file is cut off, far too large or no image; the message names it.
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):               # 16-bit greys: PIL's conversion would clip them
-                values = np.asarray(image, dtype=np.float32)
-                top = 65535 if values.max() > 1 else 1
-                image = Image.fromarray((255 * (values / top).clip(0, 1)).round().astype(np.uint8))
-            image = image.convert("L" if grey else "RGB").resize((size, size), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            return ImageOps.exif_transpose(image)
+    except Exception as error:                                  # whatever a decoder stumbles over
         raise ValueError(f"{path} cannot be read as an image ({error}): replace or remove it") from error
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
-    return pixels[None] if grey else pixels.permute(2, 0, 1)      # (C, size, size)
+
+
+def unit_pixels(image: Image.Image, size: int, path: Path) -> Tensor:
+    """An image as RGB, (3, size, size) float32 in [0, 1]; `path` is what a refusal names.
+
+    The scale follows from the kind of file, never from its content: 8 bits are divided by 255, 16 bits (and whole
+    numbers of 32 bits, which must fit into 16) by 65535, and floating point must lie in [0, 1].
+
+    Raises:
+        ValueError: numbers outside of these ranges, or colours that have no conversion to RGB.
+    """
+    if image.mode.startswith(("I", "F")):                       # PIL's own conversion would clip them
+        values, top = np.asarray(image, dtype=np.float32), 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= top):     # NaN fails this too
+            raise ValueError(f"{path} must hold numbers from 0 to {top}, got {values.min():.4g} to {values.max():.4g} "
+                             f"(PIL mode {image.mode}): rescale it, or save it with 8 bits")
+        image = Image.fromarray((255 * (values / top)).round().astype(np.uint8))
+    try:
+        image = image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as RGB ({error}): save it as RGB or grey") from error
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)       # (3, size, size)
 
 
 def _first(item) -> Tensor:

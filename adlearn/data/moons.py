@@ -16,7 +16,7 @@ def moons(*, n: int = 2000, labelled: int = 6, noise: float = 0.1, seed: int = 0
         `labelled` of them, as many in each moon, are known. `test` (n, 2) is a fresh draw, fully labelled.
 
     Raises:
-        ValueError: `labelled` is odd or more than `n`, or `noise` is negative.
+        ValueError: `labelled` is odd or more than n // 2, `noise` is negative, or `seed` no whole number from 0.
     """
     from sklearn.datasets import make_moons
 
@@ -24,8 +24,9 @@ def moons(*, n: int = 2000, labelled: int = 6, noise: float = 0.1, seed: int = 0
     checks.positive_int(labelled, "labelled", minimum=2)
     if labelled % 2 or labelled > n // 2:
         raise ValueError(f"labelled must be even and at most n // 2 = {n // 2}, got {labelled}")
-    if not noise >= 0:
-        raise ValueError(f"noise must be at least 0, got {noise}")
+    if not (checks.is_number(noise) and noise >= 0):
+        raise ValueError(f"noise must be a number of at least 0, got {noise!r}")
+    seed = checks.seed(seed)
     (train, truth), (test, test_labels) = (
         map(torch.from_numpy, make_moons(n, noise=noise, random_state=2 * seed + part)) for part in (0, 1))
     hidden = torch.full_like(truth, -1)

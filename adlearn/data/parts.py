@@ -9,7 +9,7 @@ An image is fixed by (seed, split, class, index) and by the size; it does not de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -429,6 +429,8 @@ def parts_labelled(
     Raises:
         ValueError: an unknown class or one named twice, or a size or number that is too small.
     """
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
+        raise ValueError(f"classes must be a list of names, or None for all, got {classes!r}")
     classes = list(CLASSES) if classes is None else list(classes)
     for name in classes:
         checks.choice(name, CLASSES, "classes")
@@ -485,4 +487,4 @@ def _chunks(count: int, draw: Callable, seed: int, split: str, name: str, kind: 
 
 def _numbers(size, n, seed) -> tuple[int, int, int]:
     size = checks.positive_int(size, "size", 16)
-    return size, checks.positive_int(n, "n"), checks.positive_int(seed, "seed", 0)
+    return size, checks.positive_int(n, "n"), checks.seed(seed)

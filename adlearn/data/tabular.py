@@ -24,11 +24,12 @@ def tabular(name: str = "breast_cancer", *, seed: int = 0) -> OneClass:
         `train` (N, F) float32 and so on; `masks` is None.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or `seed` no whole number from 0.
     """
     from sklearn import datasets
 
-    checks.choice(name, tuple(_SETS), "name")
+    checks.choice(name, _SETS, "name")
+    seed = checks.seed(seed)
     loader, normal, licence, source = _SETS[name]
     bunch = getattr(datasets, loader)()
     rows, target = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target)

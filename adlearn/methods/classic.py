@@ -13,6 +13,7 @@ The rules are Schölkopf et al. 2001 (one-class SVM) and textbook density estima
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import torch
@@ -59,11 +60,15 @@ class OnFeatures(Detector):
         return self.rule.score(self.embed(images))
 
     def fit(self, images, *, batch_size: int = 64) -> Self:
-        rows = self.descriptions(images, batch_size)                                       # (N, D) on the CPU
+        rows = self.descriptions(images, batch_size).to(self.mean_.device)                 # (N, D)
+        if len(rows) < 2:
+            raise ValueError(f"images must be at least 2 to learn from, got {len(rows)}")
+        mean, std = self.mean_.new_zeros(1), self.std_.new_ones(1)
         if self.network is not None:                 # a backbone's channels differ in scale; pixels share theirs
-            self.mean_, self.std_ = rows.mean(0).to(self.mean_.device), rows.std(0).clamp_min(1e-6).to(self.std_.device)
-        self.rule.fit(self.standardise(rows.to(self.mean_.device)))
-        return self.eval()
+            mean, std = rows.mean(0), rows.std(0).clamp_min(1e-6)
+        self.rule = copy.deepcopy(self.rule).fit((rows - mean) / std)
+        self.mean_, self.std_ = mean, std
+        return self.fitted()
 
     def score(self, images, *, batch_size: int = 64) -> Tensor:
         self._ready()
@@ -79,7 +84,8 @@ class OnFeatures(Detector):
         images = as_images(images)
         if self.network is None or not self.keep_features:
             return training.collect(self.describe, images, batch_size=batch_size, device=self.mean_.device)
-        key = {"weights": self.network.sha256, "size": self.network.size, "stages": STAGES, "pooling": "mean, max"}
+        key = {"weights": self.network.sha256, "size": self.network.size, "stages": STAGES, "pooling": "mean, max",
+               "precision": "bfloat16" if self.mean_.is_cuda else "float32"}
         return cache.rows(f"features-{self.backbone}", key, images,
                           lambda batch: self.describe(batch.to(self.mean_.device)).cpu(), batch_size=batch_size)
 
@@ -121,8 +127,8 @@ class KMeans(OnFeatures):
 class OneClassSVM(OnFeatures):
     """One-class support vector machine with a Gaussian kernel (Schölkopf et al. 2001).
 
-    `nu` bounds the share of training images outside the boundary from above; `gamma` None is
-    10 / (D · variance) as in Sohn et al. 2021.
+    `nu` bounds the share of training images outside the boundary from above; `gamma` None is 10 / (D · variance),
+    the rule of Sohn et al. 2021, who normalise their features to unit length where we standardise them.
     """
 
     def __init__(self, *, nu: float = 0.5, gamma: float | None = None,
@@ -133,7 +139,7 @@ class OneClassSVM(OnFeatures):
 
 
 class KDE(OnFeatures):
-    """Negative log of a kernel density estimate; `gamma` None is 10 / (D · variance) as in Sohn et al. 2021."""
+    """Negative log of a kernel density estimate; for `gamma` see `OneClassSVM`."""
 
     def __init__(self, *, gamma: float | None = None,
                  backbone: str | None = "efficientnet_lite0", keep_features: bool = False):
@@ -206,14 +212,14 @@ class FeatureDictionary(Detector):
         rows = training.collect(some, images, batch_size=batch_size, device=where).flatten(0, 1)[:self.sample]
         if len(rows) < self.k:
             raise ValueError(f"images give only {len(rows)} patches, fewer than k = {self.k}: lower k")
-        self.mean_ = rows.mean(0).to(where)                                                 # (D,)
+        mean = rows.mean(0)                                                                 # (D,)
         spread, axes = torch.linalg.eigh(torch.cov(rows.T.double()))                        # ascending
         explained = spread.flip(0).cumsum(0) / spread.sum()
         kept = int((explained < self.variance).sum()) + 1
-        self.axes_ = axes.flip(1)[:, :kept].float().to(where)                               # (D, d)
-        reduced = (rows - self.mean_.cpu()) @ self.axes_.cpu()                              # (n, d)
-        self.entries_ = density.KMeans(k=self.k).fit(reduced).centres_.to(where)             # (k, d)
-        return self.eval()
+        axes = axes.flip(1)[:, :kept].float()                                               # (D, d)
+        entries = density.KMeans(k=self.k).fit((rows - mean) @ axes).centres_               # (k, d)
+        self.mean_, self.axes_, self.entries_ = mean.to(where), axes.to(where), entries.to(where)
+        return self.fitted()
 
     def embed(self, images: Tensor) -> Tensor:
         """The mean description of an image's sub-regions, (B, D)."""

@@ -134,7 +134,7 @@ class Edition:
 
 
 def write_notebooks(app: Sphinx, exception: Exception | None) -> None:
-    if exception or app.builder.name != "html":
+    if exception or app._warncount or app.builder.name != "html":     # a build that fails writes nothing
         return
     package = Package(Path(app.srcdir) / "adlearn")
     docnames = chapters(app.env)

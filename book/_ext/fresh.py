@@ -1,11 +1,13 @@
 """No stale outputs: a chapter is executed again when the code or the data that it depends on has changed.
 
 The execution cache looks at a chapter's own cells only. So each chapter gets one more cell, hidden, that holds a
-hash of all the files of `adlearn` that the chapter depends on (depends.py says which), and of the pinned
-requirements; and a chapter whose hash has changed is read again.
+hash of all the files of `adlearn` that the chapter depends on (depends.py says which), of the pinned
+requirements, and of the Python and the profile at hand; and a chapter whose hash has changed is read again.
 """
 
 import hashlib
+import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def state(env: BuildEnvironment, docname: str, package: Package) -> str:
     names = package.needed(python(read(env, docname)))
     files = {file for name in names for file in package.files(name)} | {root / "requirements.txt"}
     lines = [f"{file.relative_to(root)} {digest(file)}" for file in sorted(files) if file.exists()]
+    lines += [sys.version, os.environ.get("ADLEARN_PROFILE", "")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

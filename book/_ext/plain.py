@@ -39,7 +39,8 @@ class Plain(Directives):
             if self.solution != groups[-1][0]:
                 groups.append((self.solution, []))
             groups[-1][1].append(written)
-        return joined(details(title, joined(parts)) if title else joined(parts) for title, parts in groups)
+        texts = [(title, joined(parts)) for title, parts in groups]     # a solution may end with code: nothing to fold
+        return joined(details(title, text) if title and text else text for title, text in texts)
 
     def rule(self, family: str, name: str, node: SyntaxTreeNode, *arguments: object) -> str:
         """Apply the rule of that name to a node, and note the line if there is none or if it fails."""
