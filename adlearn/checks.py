@@ -155,7 +155,7 @@ def path(value, name: str) -> Path:
 def tensor(value, name: str) -> Tensor:
     """A tensor, or numbers that make one: an array, or lists of equal lengths."""
     try:
-        return torch.as_tensor(np.asarray(value) if hasattr(value, "iloc") else value)          # a column of pandas
+        return torch.as_tensor(np.array(value) if hasattr(value, "iloc") else value)           # a column of pandas
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         got = f"{type(value).__name__} ({error})"
         raise ValueError(f"{name} must be a tensor or an array of numbers, got {got}") from error

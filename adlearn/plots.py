@@ -173,8 +173,7 @@ def space(points: Tensor, labels: Tensor, *, names=("normal", "anomalous"), titl
     Raises:
         ValueError: points or labels of another shape, a point that is not finite, a label without a name.
     """
-    points = checks.rows(points, "points", width=2).detach().float().cpu().numpy()
-    labels = checks.classes(labels, len(points), len(names)).cpu().numpy()
+    points, labels = _points(points, labels, names)
     for pair in limits or ():
         _ends(pair)
     with style() as plt:
@@ -199,6 +198,7 @@ def before_after(before: Tensor, after: Tensor, labels: Tensor, *, names=("norma
         ValueError: as `space`; not two titles.
     """
     titles = _names(titles or ("", ""), 2, "titles")
+    before, after = (_points(points, labels, names)[0] for points in (before, after))
     with style() as plt:
         figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.5))
         for axis, points, title in zip(axes, (before, after), titles, strict=True):
@@ -317,6 +317,11 @@ def _filled(items, name: str) -> dict:
     if not isinstance(items, dict) or not items:
         raise ValueError(f"{name} must be a dictionary with at least one entry, got {items!r}")
     return items
+
+
+def _points(points, labels, names) -> tuple[np.ndarray, np.ndarray]:
+    points = checks.rows(points, "points", width=2).detach().cpu().double()
+    return points.numpy(), checks.classes(labels, len(points), len(names)).cpu().numpy()
 
 
 def _stack(values, name: str, shape: tuple) -> Tensor:

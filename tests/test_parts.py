@@ -126,8 +126,9 @@ def test_labelled():
 
 
 def test_pixels_are_fixed():
-    assert digest(parts("bolt", n=16).test) == "aea784f364046e9f"
-    assert digest(parts("washer", n=16, defects=True).test) == "0faa8482bec7ecd1"
+    changed = "pixels changed: raise VERSION; on another platform, a difference of one grey level is rounding"
+    assert digest(parts("bolt", n=16).test) == "aea784f364046e9f", changed
+    assert digest(parts("washer", n=16, defects=True).test) == "0faa8482bec7ecd1", changed
 
 
 def test_only_the_symmetric_classes_look_the_same_after_a_quarter_turn():
@@ -155,14 +156,17 @@ def test_a_part_stands_out_and_lies_inside():
         assert np.quantile(contrast, 0.1) > 25, name
 
 
-@pytest.mark.parametrize("normal", ["bolt", "washer", "padlock"])
-def test_raw_pixels_do_not_solve_it(normal):
-    data = parts(normal, n=200)
-    train, test = data.train.flatten(1).double(), data.test.flatten(1).double()
-    squared = (torch.cdist(test, train) ** 2).numpy()
-    for factor in (1, 10):
-        gamma = factor / (train.shape[1] * train.var().item())
-        assert roc_auc_score(data.labels, -logsumexp(-gamma * squared, axis=1)) < 0.72
+def test_raw_pixels_do_not_solve_it():
+    """The mean over all classes; with n = 600 it is lower than with these few images."""
+    areas = {1: [], 10: []}
+    for normal in CLASSES:
+        data = parts(normal, n=100)
+        train, test = data.train.flatten(1).double(), data.test.flatten(1).double()
+        squared = (torch.cdist(test, train) ** 2).numpy()
+        for factor, found in areas.items():
+            gamma = factor / (train.shape[1] * train.var().item())
+            found.append(roc_auc_score(data.labels, -logsumexp(-gamma * squared, axis=1)))
+    assert max(map(np.mean, areas.values())) < 0.70
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,7 @@ def test_raw_pixels_do_not_solve_it(normal):
         ({"n": 0}, "n must be"),
         ({"n": 2.5}, "n must be"),
         ({"seed": -1}, "seed must be"),
+        ({"normal": ["bolt"]}, "normal must be one of"),
     ],
 )
 def test_refusals(options, message):
@@ -180,7 +185,7 @@ def test_refusals(options, message):
         parts(**options)
 
 
-@pytest.mark.parametrize("classes", [["nut"], ["bolt", "bolt"], []])
+@pytest.mark.parametrize("classes", [["nut"], ["bolt", "bolt"], [], "bolt", 3, [["bolt"]]])
 def test_labelled_refusals(classes):
     with pytest.raises(ValueError, match="classes"):
         parts_labelled(classes=classes)

@@ -2,6 +2,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +38,67 @@ def test_normal_and_anomalous_differ_in_more_than_colour():
     marks = [c.get_paths()[0].vertices.shape for c in figure.axes[0].collections]
     assert marks[0] != marks[1]
     plt.close(figure)
+
+
+def test_arrays_half_precision_and_one_kind_alone_are_drawn():
+    plots.images(torch.rand(2, 3, 8, 8).half().numpy())
+    plots.maps(torch.rand(2, 1, 8, 8).bfloat16(), {"coarse": torch.rand(2, 4, 4).bfloat16()})
+    plots.histogram(torch.ones(5), torch.zeros(5))                              # all scores equal, all normal
+    plots.curves({"a": (range(3), pd.Series([0.1, 0.2, 0.3], index=[5, 6, 7]))}, xlabel="x", ylabel="y")
+    plots.matrix([[0.5, np.nan]], ["a"], ["x", "y"])                            # a missing run
+    plots.bars({"a": np.float32(0.7)})
+    plt.close("all")
+
+
+IMAGES, POINTS = torch.rand(3, 1, 8, 8), torch.rand(20, 2)
+NAMED = {"xlabel": "x", "ylabel": "y"}
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: plots.images(IMAGES * 255), r"batch must lie in \[0, 1\]"),
+    (lambda: plots.images(IMAGES * np.nan), "batch must be finite"),
+    (lambda: plots.images(IMAGES[:0]), "batch must not be empty"),
+    (lambda: plots.images(IMAGES, titles=["one"]), "titles must be 3, one a picture, got 1"),
+    (lambda: plots.images(IMAGES, columns=0), "columns must be"),
+    (lambda: plots.images(IMAGES, side="1"), "side must be"),
+    (lambda: plots.maps(IMAGES, {"a": torch.rand(2, 8, 8)}), r"heat\['a'\] must have shape \(3, any, any\)"),
+    (lambda: plots.maps(IMAGES, {"a": IMAGES[:, 0] / 0}), r"heat\['a'\] must be finite"),
+    (lambda: plots.maps(IMAGES, {}, torch.ones(3, 4, 4)), r"masks must have shape \(3, 8, 8\), got \(3, 4, 4\)"),
+    (lambda: plots.maps(IMAGES, {}, IMAGES[:, 0] * 255), "masks must hold only 0"),
+    (lambda: plots.maps(IMAGES, {}, titles=["one"]), "titles must be 3"),
+    (lambda: plots.histogram(torch.rand(20) / 0, LABELS), "scores must be finite"),
+    (lambda: plots.histogram(torch.rand(19), LABELS), "labels must have shape"),
+    (lambda: plots.histogram(torch.rand(20), LABELS + 1), "labels must hold only 0"),
+    (lambda: plots.histogram(torch.rand(20), LABELS, bins=0), "bins must be"),
+    (lambda: plots.histogram(torch.rand(20), LABELS, threshold=np.nan), "threshold must be"),
+    (lambda: plots.histogram(torch.rand(20), LABELS, limits=(2, 3)), "limits must leave some scores"),
+    (lambda: plots.histogram(torch.rand(20), LABELS, limits=(3, 2)), "limits must be two numbers"),
+    (lambda: plots.curves({}, **NAMED), "lines must be a dictionary"),
+    (lambda: plots.curves({"a": ([0, 1], [0])}, **NAMED), r"lines\['a'\] must be \(x, y\)"),
+    (lambda: plots.curves({"a": ([], [])}, **NAMED), r"lines\['a'\] must not be empty"),
+    (lambda: plots.curves({"a": ([0, 1], [0, np.nan])}, **NAMED), r"lines\['a'\] must be finite"),
+    (lambda: plots.curves({"a": ([0, 1], [0, 1])}, limits=1, **NAMED), "limits must be two numbers"),
+    (lambda: plots.space(POINTS[:, :1], LABELS), "points must have 2 columns"),
+    (lambda: plots.space(POINTS / 0, LABELS), "points must be finite"),
+    (lambda: plots.space(POINTS, LABELS + 1), "labels must be whole numbers from 0 to 1"),
+    (lambda: plots.space(POINTS, LABELS - 1), "labels must be whole numbers from 0 to 1"),
+    (lambda: plots.space(POINTS, LABELS[:5]), "labels must have shape"),
+    (lambda: plots.before_after(POINTS, POINTS[:5], LABELS), "labels must have shape"),
+    (lambda: plots.before_after(POINTS, POINTS, LABELS, titles=["one"]), "titles must be 2"),
+    (lambda: plots.bars({}), "values must be a dictionary"),
+    (lambda: plots.bars({"a": np.nan}), r"values\['a'\] must be a finite number"),
+    (lambda: plots.bars({"a": 0.7}, intervals={"b": (0, 1)}), "intervals must belong to bars, 'a', got .'b'"),
+    (lambda: plots.bars({"a": 0.7}, intervals={"a": (1, 0)}), r"intervals\['a'\] must be two numbers"),
+    (lambda: plots.bars({"a": 0.7}, colours={"b": "red"}), "colours must belong to bars"),
+    (lambda: plots.matrix(torch.rand(2, 3), ["a", "b"], ["x", "y"]), r"values must have shape \(2, 2\)"),
+    (lambda: plots.matrix([[np.inf]], ["a"], ["x"]), "not infinity"),
+    (lambda: plots.matrix([["high"]], ["a"], ["x"]), "values must be a tensor or an array"),
+])
+def test_what_cannot_be_drawn_is_refused(call, message):
+    plt.close("all")
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert plt.get_fignums() == []
 
 
 def contrast(a: str, b: str) -> float:
@@ -88,5 +150,19 @@ def test_twenty_frames_stay_light():
 def test_frames_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="not be empty"):
         widgets.frames([], [], alt="")
+    drawn = widgets.png(frame(1))
     with pytest.raises(ValueError, match="equally many"):
-        widgets.frames([b""], ["a", "b"], alt="")
+        widgets.frames([drawn], ["a", "b"], alt="a line")
+    for bad in (b"", b"GIF89a"):
+        with pytest.raises(ValueError, match="bytes that are no PNG"):
+            widgets.frames([bad], ["a"], alt="a line")
+    with pytest.raises(ValueError, match="figure must be a matplotlib figure, got str"):
+        widgets.frames(["picture.png"], ["a"], alt="a line")
+    for alt in ("", " ", [""], [None]):
+        with pytest.raises(ValueError, match="alt must say what each frame shows"):
+            widgets.frames([drawn], ["a"], alt=alt)
+    with pytest.raises(ValueError, match="interval must be a whole number of at least 1, got 0"):
+        widgets.frames([drawn], ["a"], alt="a line", interval=0)
+    for start in (1, -1, 0.5):
+        with pytest.raises(ValueError, match="start must be"):
+            widgets.frames([drawn], ["a"], alt="a line", start=start)
