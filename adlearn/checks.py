@@ -154,8 +154,9 @@ def path(value, name: str) -> Path:
 
 def tensor(value, name: str) -> Tensor:
     """A tensor, or numbers that make one: an array, or lists of equal lengths."""
-    try:
-        return torch.as_tensor(np.array(value) if hasattr(value, "iloc") else value)           # a column of pandas
+    arrays = isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value)
+    try:                                                # a list of arrays or a column of pandas takes the way by NumPy
+        return torch.as_tensor(np.array(value) if arrays or hasattr(value, "iloc") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         got = f"{type(value).__name__} ({error})"
         raise ValueError(f"{name} must be a tensor or an array of numbers, got {got}") from error

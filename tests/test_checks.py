@@ -28,6 +28,7 @@ def test_images_are_refused_with_name_and_cure(value, message):
 def test_arrays_become_tensors():
     assert checks.images(np.zeros((1, 3, 4, 4), np.float32)).shape == (1, 3, 4, 4)
     assert checks.rows([[0.0, 1.0]]).shape == (1, 2)
+    assert checks.rows([np.zeros(3), np.ones(3)]).shape == (2, 3)          # warnings are errors: by NumPy, not by torch
 
 
 def test_labels():
