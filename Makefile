@@ -30,8 +30,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@test -e $@ || { echo "making .venv"; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
 	@echo "installing requirements.txt into .venv (minutes, and about 6 GB, the first time)"
-	@$(BIN)/pip install --quiet --requirement requirements.txt
-	@$(BIN)/pip install --quiet --no-deps --editable .
+	@"$(BIN)/pip" install --quiet --requirement requirements.txt
+	@"$(BIN)/pip" install --quiet --no-deps --editable .
 	@mkdir -p .venv/etc/ipython  # each kernel's warning about its transport would cut the progress lines
 	@echo 'c.IPKernelApp.log_level = 40' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@

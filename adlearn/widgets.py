@@ -85,6 +85,6 @@ def png(figure) -> bytes:
 
 def _page(picture: bytes, label, alt: str) -> str:
     data = base64.b64encode(picture).decode()
-    caption = f'<figcaption style="font-size:90%;color:#555">{html.escape(str(label))}</figcaption>'
+    caption = f'<div style="font-size:90%;color:#444">{html.escape(str(label))}</div>'
     return (f'<figure style="margin:0">{caption}<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" '
             'style="max-width:100%;height:auto"></figure>')

@@ -131,6 +131,11 @@ def test_the_colab_button_opens_the_notebook(book):
     assert "colab.research" not in (html / "intro.html").read_text()
 
 
+def test_the_script_that_lets_play_work_stands_before_the_theme_s(book):
+    page = (book / "_build/html/book/part/code.html").read_text()
+    assert 0 < page.index("observeMutations: false") < page.index("fontawesome")
+
+
 def test_unknown_constructs_fail_the_build_and_are_named(book):
     page = book / "book/part/records.md"
     good, written = page.read_text(), (book / "book/notebooks/part-records.ipynb").read_bytes()
