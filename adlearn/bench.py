@@ -20,9 +20,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
-from adlearn import __version__, cache, data, metrics, results, runtime
+from adlearn import __version__, cache, checks, data, metrics, results, runtime
 from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector
 from adlearn.methods import KDE, Gaussian, KMeans, NearestNeighbors, OneClassSVM
@@ -51,10 +49,11 @@ def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | 
     Raises:
         ValueError: an unknown method, variant or data set; or cases kept from a run with other settings.
     """
-    build = _pick(_pick(METHODS, method, "method"), variant, "variant")
-    cases = _pick(DATA, dataset, "data")
+    variants = METHODS[checks.choice(method, METHODS, "method")]
+    build = variants[checks.choice(variant, variants, "variant")]
+    cases = DATA[checks.choice(dataset, DATA, "data")]
     record = {"method": method, "variant": variant, "data": dataset, "profile": runtime.profile(), "seed": seed,
-              "device": _device(), "versions": _versions(), "commit": _commit(),
+              "device": runtime.device_name(), "versions": _versions(), "commit": _commit(),
               "command": f"python -m adlearn.bench {method} --variant {variant} --data {dataset} --seed {seed}"}
     kept = _Kept(record)
     for case in runtime.progress([c for c in cases if c not in kept.cases], f"{method} on {dataset}"):
@@ -104,16 +103,6 @@ class _Kept:
         cache.replace(self.path, json.dumps({"settings": self.settings, "cases": self.cases}).encode())
 
 
-def _pick(table: dict, name: str, argument: str):
-    if name not in table:
-        raise ValueError(f"{argument} must be one of {', '.join(table)}, got {name!r}")
-    return table[name]
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
@@ -123,6 +112,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str:
     here = Path(__file__).parent
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
 

@@ -44,10 +44,14 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
+def device_name() -> str:
+    """The accelerator's name, or the CPU with the number of threads that torch uses."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
 def describe() -> str:
     """One line for the top of a notebook: where it runs and in which profile."""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return f"device: {where} · profile: {profile()} · torch {torch.__version__}"
+    return f"device: {device_name()} · profile: {profile()} · torch {torch.__version__}"
 
 
 def autocast(where: torch.device):
