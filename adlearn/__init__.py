@@ -13,8 +13,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("backbones", "cache", "checks", "data", "density", "detector", "film", "methods", "metrics",
-            "neighbors", "nets", "plots", "projection", "results", "runtime", "training", "widgets")
+_MODULES = ("backbones", "cache", "checks", "data", "density", "detector", "film", "losses", "methods",
+            "metrics", "neighbors", "nets", "plots", "projection", "results", "runtime", "training", "widgets")
 
 __all__ = [*_MODULES, "load"]
 
