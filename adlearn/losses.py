@@ -195,7 +195,7 @@ def info_nce_one_way(view1: Tensor, view2: Tensor, *, temperature: float = 0.2) 
     """InfoNCE in one direction: which of the N second views belongs to this first view?
 
     The loss of the two-stage detector: Sohn et al., "Learning and Evaluating Representations for Deep One-Class
-    Classification", 2021, eq. 2, as in the authors' code. N × N logits, so no negatives among the first views.
+    Classification", 2021, eq. 1, as in the authors' code. N × N logits, so no negatives among the first views.
 
     Args:
         view1, view2: (N, D) each; row i of both from image i. L2-normalised here.

@@ -1,5 +1,7 @@
 """How good a detector is: exact figures for images (AUROC, average precision) and for pixels (AUPRO).
 
+Further below: how good a representation is (linear probe, neighbours' vote, alignment, uniformity).
+
 A larger score always means more anomalous, labels and masks are 1 where anomalous. Scalars are Python floats,
 curves are float64 tensors on the CPU. Equal scores pass a threshold together: a curve has one point for each
 distinct score and a straight line between two points. Bad input raises ``ValueError``.
@@ -11,9 +13,11 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adlearn import checks
+from adlearn.neighbors import knn
 
 
 def auroc(labels, scores) -> float:
@@ -197,6 +201,78 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(results, [tail, 1 - tail])
     return float(low), float(high)
+
+
+# How good a representation is -----------------------------------------------------------------------------------
+
+
+def linear_probe(train, train_labels, test, test_labels) -> float:
+    """Accuracy of a linear classifier on frozen features: what they tell about the classes along straight lines.
+
+    Multinomial logistic regression on features standardised by the training rows, with scikit-learn's default weight
+    decay. Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
+
+    Args:
+        train, test: features (N, D) and (M, D).
+        train_labels, test_labels: (N,) and (M,) whole numbers from 0, at least two classes in `train_labels`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    train, train_labels, test, test_labels = _probed(train, train_labels, test, test_labels)
+    if train_labels.unique().numel() < 2:
+        raise ValueError("train_labels must hold at least two classes, got one")
+    mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
+    probe = LogisticRegression(max_iter=2000)
+    probe.fit(((train - mean) / deviation).numpy(), train_labels.numpy())
+    return float(probe.score(((test - mean) / deviation).numpy(), test_labels.numpy()))
+
+
+def knn_accuracy(train, train_labels, test, test_labels, k: int = 5) -> float:
+    """Accuracy of a vote among the k nearest training rows by cosine similarity; ties go to the nearer ones' class.
+
+    Arguments as for `linear_probe`. Says whether the space itself is ordered by class, without training anything.
+    """
+    train, train_labels, test, test_labels = _probed(train, train_labels, test, test_labels)
+    k = min(checks.positive_int(k, "k"), len(train))
+    _, nearest = knn(F.normalize(test, dim=1), F.normalize(train, dim=1), k)            # (M, k)
+    votes = F.one_hot(train_labels[nearest], int(train_labels.max()) + 1).double()      # (M, k, classes)
+    earlier = torch.linspace(1e-3, 0, k, dtype=torch.float64)[:, None]                  # decides ties, never a majority
+    return ((votes * (1 + earlier)).sum(1).argmax(1) == test_labels).double().mean().item()
+
+
+def alignment(view1, view2) -> float:
+    """Mean squared distance between the unit rows of two views of the same images, (N, D) both: 0 is perfect.
+
+    Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere", 2020, section 4.2, with α = 2.
+    """
+    view1, view2 = (F.normalize(checks.rows(rows, name).double(), dim=1)
+                    for name, rows in (("view1", view1), ("view2", view2)))
+    if view1.shape != view2.shape:
+        raise ValueError(f"view2 must have the shape of view1, {tuple(view1.shape)}, got {tuple(view2.shape)}")
+    return (view1 - view2).square().sum(1).mean().item()
+
+
+def uniformity(rows) -> float:
+    """How evenly unit rows (N, D), N at least 2, fill the sphere: 0 if all coincide, the lower the more even.
+
+    The logarithm of the mean of e^{−2 d²} over all pairs of rows, d their distance; at best near −4 in many
+    dimensions. Wang and Isola 2020, section 4.2, with t = 2.
+    """
+    rows = F.normalize(checks.rows(rows).double(), dim=1)
+    if len(rows) < 2:
+        raise ValueError("rows must be at least 2, got 1")
+    return torch.pdist(rows).square().mul(-2).exp().mean().log().item()
+
+
+def _probed(train, train_labels, test, test_labels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    train = checks.rows(train, "train").detach().cpu().double()
+    test = checks.rows(test, "test", width=train.shape[1]).detach().cpu().double()
+    train_labels, test_labels = (checks.tensor(labels, name).detach().cpu() for labels, name in
+                                 ((train_labels, "train_labels"), (test_labels, "test_labels")))
+    number = int(max(train_labels.max(), test_labels.max())) + 1
+    return (train, checks.classes(train_labels, len(train), number, "train_labels"),
+            test, checks.classes(test_labels, len(test), number, "test_labels"))
 
 
 def _ranking(labels, scores) -> tuple[Tensor, Tensor]:

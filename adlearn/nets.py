@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from adlearn import checks
@@ -27,6 +28,71 @@ class Encoder(nn.Sequential):
             layers.append(nn.Linear(widths[-1], dim))                           # (B, dim)
         super().__init__(*layers)
         self.dim = dim or widths[-1]
+
+
+class ResNet(nn.Sequential):
+    """Images (B, C, H, W) to features (B, dim): a residual network whose stem keeps the resolution of small images.
+
+    A 3 × 3 convolution of stride 1 and no pooling, then one group of basic blocks for each width, of which all but the
+    first halve the resolution, then the mean over positions. He et al., "Deep Residual Learning", 2016, with the stem
+    that SimCLR, SupCon and CSI use for images of 32 pixels.
+
+    Args:
+        channels: of the images.
+        widths: of the groups; the last is `dim`.
+        blocks: in each group.
+    """
+
+    def __init__(self, *, channels: int = 3, widths=(64, 128, 256, 512), blocks: int = 2):
+        checks.positive_int(channels, "channels")
+        checks.positive_int(blocks, "blocks")
+        layers: list[nn.Module] = [_conv(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        before = widths[0]
+        for group, after in enumerate(widths):
+            for block in range(blocks):
+                layers.append(_Block(before, after, stride=2 if group and not block else 1))
+                before = after
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())        # (B, widths[-1])
+        self.dim = widths[-1]
+
+
+def resnet18(channels: int = 3) -> ResNet:
+    """ResNet-18 for small images: 11 million weights, features (B, 512)."""
+    return ResNet(channels=channels)
+
+
+class _Block(nn.Module):
+    """relu(x + two convolutions of x), with a 1 × 1 convolution on x where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.residual = nn.Sequential(_conv(before, after, stride), nn.BatchNorm2d(after), nn.ReLU(),
+                                      _conv(after, after), nn.BatchNorm2d(after))
+        self.shortcut = nn.Identity() if stride == 1 and before == after else nn.Sequential(
+            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.residual(x))
+
+
+def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+
+
+class ProjectionHead(nn.Sequential):
+    """Features h (B, dim) to z = W₂ relu(W₁ h), (B, out): where a contrastive loss compares. SimCLR, section 4.2.
+
+    Args:
+        dim: of h, and of the hidden layer.
+        out: of z.
+        layers: 2 as in the paper; 1 is a linear head, 3 that of its second version (without its batch norm).
+    """
+
+    def __init__(self, dim: int, *, out: int = 128, layers: int = 2):
+        for name, value in (("dim", dim), ("out", out), ("layers", layers)):
+            checks.positive_int(value, name)
+        hidden = [part for _ in range(layers - 1) for part in (nn.Linear(dim, dim), nn.ReLU())]
+        super().__init__(*hidden, nn.Linear(dim, out))
 
 
 class ConvAutoEncoder(nn.Module):

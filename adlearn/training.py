@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -20,10 +21,12 @@ def train(
     loss: Callable[..., Tensor],
     *data: Tensor,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None = None,
+    batches: Collection[Tensor] | None = None,
     lr: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
     cosine: bool = True,
+    warmup: int = 0,
     callback: Callable[[int, nn.Module], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> list[float]:
@@ -38,6 +41,9 @@ def train(
         loss: maps a batch, one tensor for each of `data`, to a scalar.
         data: tensors with the same first dimension N.
         epochs, batch_size, lr: Adam unless `optimizer` says otherwise.
+        batches: instead of `batch_size`, for batches that are not a plain shuffle: has a length and gives, each time it
+            is walked through, that many tensors of indices into the data (`ClassBatches` is one).
+        warmup: epochs over which the learning rate rises along a line, before the cosine begins.
         cosine: the learning rate falls to zero along half a cosine over all steps.
         callback: called with (epoch, module) after each epoch, the module in evaluation mode; and once with
             epoch 0 before the first step.
@@ -48,16 +54,19 @@ def train(
         ValueError: lengths differ; a checkpoint of another module, data or settings; a loss that is not finite.
     """
     checks.positive_int(epochs, "epochs")
-    checks.positive_int(batch_size, "batch_size", minimum=2)
+    checks.positive_int(warmup, "warmup", minimum=0)
+    if (batches is None) == (batch_size is None):
+        raise ValueError("give either batch_size or batches")
     if not data or len({len(part) for part in data}) != 1 or len(data[0]) < 2:
         raise ValueError(f"data must be tensors of one length of at least 2, got {[len(part) for part in data]}")
     where = device_of(module)
     data = [part.to(where) for part in data]
     optimizer = optimizer or torch.optim.Adam(module.parameters(), lr=lr)
-    steps = epochs * -(-len(data[0]) // batch_size)
+    batches = Shuffled(len(data[0]), batch_size) if batches is None else batches
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)) if cosine else 1.0)
-    settings = (epochs, batch_size, type(optimizer).__name__, optimizer.defaults, cosine)
+        optimizer, functools.partial(_rate, warmup=warmup * len(batches), steps=epochs * len(batches), cosine=cosine))
+    drawn_by = (batch_size, type(batches).__name__, len(batches))
+    settings = (epochs, drawn_by, type(optimizer).__name__, optimizer.defaults, warmup, cosine)
     keeper = _Checkpoint(checkpoint, settings, data, module, optimizer, schedule)
     losses = keeper.resume()
     if callback and not losses:
@@ -65,7 +74,7 @@ def train(
     for epoch in runtime.progress(range(len(losses) + 1, epochs + 1), "training"):
         module.train()
         total, count = torch.zeros((), device=where), 0
-        for index in _batches(len(data[0]), batch_size, where):
+        for index in [part.to(where) for part in batches]:
             with runtime.autocast(where):
                 value = loss(*(part[index] for part in data))
             optimizer.zero_grad(set_to_none=True)
@@ -102,12 +111,92 @@ def collect(function: Callable[[Tensor], Tensor], images, *, batch_size: int = 6
     return torch.cat(parts)
 
 
-def _batches(count: int, batch_size: int, where: torch.device) -> list[Tensor]:
-    """A random order of `count` samples in batches of at least two."""
-    batches = list(torch.randperm(count).to(where).split(batch_size))
-    if len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling, for the large batches with which SimCLR and CSI are trained.
+
+    Each weight w with gradient g, momentum v and rate η takes the step
+
+        g ← g + weight_decay · w        λ = trust · |w| / |g|        v ← momentum · v + η λ g        w ← w − v
+
+    so that the step is a fixed share of the weight's length. Biases and the scales of batch norm, the tensors with
+    fewer than two dimensions, are neither decayed nor scaled (λ = 1), as in SimCLR's code. You, Gitman and Ginsburg,
+    "Large Batch Training of Convolutional Networks", 2017.
+    """
+
+    def __init__(self, parameters, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-6,
+                 trust: float = 1e-3):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                step = weight.grad
+                if weight.ndim > 1:
+                    step = step + group["weight_decay"] * weight
+                    lengths = weight.norm() / step.norm()                       # NaN or infinite where one of them is 0
+                    step = step * torch.where(lengths.isfinite() & (lengths > 0), group["trust"] * lengths, 1.0)
+                velocity = self.state[weight].setdefault("velocity", torch.zeros_like(weight))
+                velocity.mul_(group["momentum"]).add_(step, alpha=group["lr"])
+                weight.sub_(velocity)
+
+
+class Shuffled:
+    """All of `count` samples in a new order each time, in batches of `batch_size`, the last of at least two."""
+
+    def __init__(self, count: int, batch_size: int):
+        self.count, self.batch_size = count, checks.positive_int(batch_size, "batch_size", minimum=2)
+
+    def __len__(self) -> int:
+        return max(1, -(-self.count // self.batch_size) - (self.count % self.batch_size == 1))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.count)
+        starts = [self.batch_size * i for i in range(1, len(self))]
+        return iter(order.tensor_split(starts))                                 # (batch_size,), the last another
+
+
+class ClassBatches:
+    """Batches of `classes` classes with `per_class` samples each, in blocks by class: what losses on labels need.
+
+    In a batch drawn without regard to labels most anchors have no positive. An epoch is as many batches as hold N
+    samples. Classes and samples are drawn without replacement within a batch. Hermans et al. 2017, section 2.
+
+    Args:
+        labels: (N,) whole numbers.
+        classes: in each batch; None takes all.
+        per_class: samples of each.
+
+    Raises:
+        ValueError: fewer classes, or fewer samples in one of them, than asked for.
+    """
+
+    def __init__(self, labels: Tensor, *, classes: int | None = None, per_class: int = 8):
+        self.members = [torch.nonzero(labels == c).flatten().cpu() for c in labels.unique()]
+        self.classes = checks.positive_int(len(self.members) if classes is None else classes, "classes", minimum=2)
+        self.per_class = checks.positive_int(per_class, "per_class")
+        fewest = min(len(members) for members in self.members)
+        if self.classes > len(self.members) or self.per_class > fewest:
+            raise ValueError(f"labels must hold {classes} classes with {per_class} samples each, got "
+                             f"{len(self.members)} classes, one with {fewest}: ask for less, or draw more data")
+
+    def __len__(self) -> int:
+        return max(1, sum(map(len, self.members)) // (self.classes * self.per_class))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(len(self)):
+            chosen = torch.randperm(len(self.members))[:self.classes]
+            yield torch.cat([members[torch.randperm(len(members))[:self.per_class]]
+                             for members in (self.members[c] for c in chosen)])         # (classes · per_class,)
+
+
+def _rate(step: int, *, warmup: int, steps: int, cosine: bool) -> float:
+    """The share of the learning rate at a step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) if cosine else 1.0
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -267,3 +267,83 @@ labels, scores = torch.tensor([0, 1, 1]), torch.rand(3)
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Representations -------------------------------------------------------------------------------------------------
+
+
+def blobs(count=60, seed=0):
+    labels = torch.arange(count) % 3
+    corners = 4 * torch.eye(3, 5, dtype=torch.float64)
+    return corners[labels] + torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)), labels
+
+
+def test_probe_and_neighbours_tell_order_from_noise():
+    train, test = blobs(seed=0), blobs(seed=1)
+    assert metrics.linear_probe(*train, *test) > 0.95
+    assert metrics.knn_accuracy(*train, *test) > 0.95
+    shuffled = train[1][torch.randperm(60, generator=torch.Generator().manual_seed(2))]
+    assert metrics.linear_probe(train[0], shuffled, *test) < 0.65
+    assert metrics.knn_accuracy(train[0], shuffled, *test) < 0.65
+
+
+def test_the_probe_does_not_depend_on_the_features_scale():
+    (train, y), (test, truth) = blobs(seed=0), blobs(seed=1)
+    scale = torch.tensor([1e-3, 1.0, 1e3, 10.0, 0.1], dtype=torch.float64)
+    other = metrics.linear_probe(train * scale + 5, y, test * scale + 5, truth)
+    assert other == metrics.linear_probe(train, y, test, truth)
+
+
+def test_knn_accuracy_equals_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    (train, y), (test, truth) = blobs(200, seed=3), blobs(100, seed=4)
+    train, test = train + 3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(5)), test * 0.3
+    for k in (1, 5):
+        peer = KNeighborsClassifier(k, metric="cosine").fit(train.numpy(), y.numpy())
+        rank = peer.kneighbors(test.numpy(), return_distance=False)
+        votes = torch.nn.functional.one_hot(y[torch.as_tensor(rank)], 3).sum(1)
+        clear = (votes == votes.amax(1, keepdim=True)).sum(1) == 1              # the two settle ties differently
+        found = metrics.knn_accuracy(train, y, test[clear], truth[clear], k=k)
+        assert found == pytest.approx(peer.score(test[clear].numpy(), truth[clear].numpy()))
+
+
+def test_a_tie_goes_to_the_nearer_neighbour():
+    train, y = torch.tensor([[1.0, 0.0], [1.0, 0.3]]), torch.tensor([1, 0])
+    assert metrics.knn_accuracy(train, y, torch.tensor([[1.0, 0.1]]), torch.tensor([1]), k=2) == 1
+    assert metrics.knn_accuracy(train, y, torch.tensor([[1.0, 0.2]]), torch.tensor([0]), k=2) == 1
+
+
+def test_alignment_and_uniformity_have_closed_forms():
+    z = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert metrics.alignment(z, z) == 0
+    assert metrics.alignment(z, -z) == pytest.approx(4)
+    assert metrics.uniformity(z) == pytest.approx(-4)                           # one pair, squared distance 2
+    assert metrics.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-12)
+    generator = torch.Generator().manual_seed(0)
+    even, clump = torch.randn(300, 8, generator=generator), 1 + 0.1 * torch.randn(300, 8, generator=generator)
+    assert metrics.uniformity(even) < metrics.uniformity(clump) - 2
+
+
+@pytest.mark.parametrize("function", [metrics.linear_probe, metrics.knn_accuracy])
+def test_probes_refuse(function):
+    (train, y), (test, truth) = blobs(), blobs()
+    with pytest.raises(ValueError, match="train_labels"):
+        function(train, y[:-1], test, truth)
+    with pytest.raises(ValueError, match="test must have 5 columns"):
+        function(train, y, test[:, :3], truth)
+    with pytest.raises(ValueError, match="finite"):
+        function(train * float("nan"), y, test, truth)
+    with pytest.raises(ValueError, match="test_labels"):
+        function(train, y, test, truth - 1)
+
+
+def test_other_measures_refuse():
+    with pytest.raises(ValueError, match="two classes"):
+        metrics.linear_probe(torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), torch.rand(1, 2), torch.tensor([0]))
+    with pytest.raises(ValueError, match="k must be"):
+        metrics.knn_accuracy(*blobs(), *blobs(), k=0)
+    with pytest.raises(ValueError, match="shape of view1"):
+        metrics.alignment(torch.rand(3, 2), torch.rand(4, 2))
+    with pytest.raises(ValueError, match="at least 2"):
+        metrics.uniformity(torch.rand(1, 2))

@@ -151,3 +151,78 @@ def test_autoencoder_gives_images_back():
     with pytest.raises(ValueError, match="divisible by 4"):
         net(torch.rand(1, 3, 18, 16))
     assert 0 <= net(images).min() <= net(images).max() <= 1
+
+
+def test_shuffled_gives_each_sample_once_and_never_one_alone():
+    for count in (2, 3, 31, 32, 33):
+        batches = training.Shuffled(count, 16)
+        found = list(batches)
+        assert len(found) == len(batches)
+        assert min(map(len, found)) >= 2
+        assert torch.cat(found).sort().values.tolist() == list(range(count))
+    assert [len(batch) for batch in training.Shuffled(33, 16)] == [16, 17]
+
+
+def test_class_batches_hold_blocks_of_each_class():
+    labels = torch.tensor([3] * 10 + [5] * 7 + [9] * 4)
+    batches = training.ClassBatches(labels, classes=2, per_class=3)
+    assert len(batches) == 21 // 6 == len(list(batches))
+    for index in batches:
+        drawn = labels[index].view(2, 3)
+        assert len(set(index.tolist())) == 6                                   # no sample twice
+        assert (drawn == drawn[:, :1]).all()
+        assert drawn[0, 0] != drawn[1, 0]
+    seen = torch.cat([index for _ in range(60) for index in batches])
+    assert set(seen.tolist()) == set(range(21))
+    assert [len(i) for i in training.ClassBatches(labels, per_class=4)] == [12]
+
+
+@pytest.mark.parametrize(("options", "word"), [({"classes": 4}, "3 classes"), ({"per_class": 5}, "one with 4"),
+                                               ({"classes": 1}, "classes"), ({"per_class": 0}, "per_class")])
+def test_class_batches_refuse_what_the_labels_do_not_hold(options, word):
+    with pytest.raises(ValueError, match=word):
+        training.ClassBatches(torch.tensor([3] * 10 + [5] * 7 + [9] * 4), **options)
+
+
+def test_training_walks_through_batches_of_ones_own():
+    net, x, y, loss = problem()
+    rates, seen = [], []
+
+    def watched(a, b):
+        seen.append(len(a))
+        rates.append(optimizer.param_groups[0]["lr"])
+        return 0.001 * loss(a, b)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    batches = [torch.arange(5), torch.arange(7), torch.arange(3), torch.arange(2)]
+    training.train(net, watched, x, y, epochs=3, batches=batches, warmup=1, optimizer=optimizer)
+    assert seen == [5, 7, 3, 2] * 3
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])             # a line, then half a cosine from 1
+    assert rates[8] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.1
+    with pytest.raises(ValueError, match="either batch_size or batches"):
+        training.train(net, loss, x, y, epochs=1, batch_size=4, batches=batches)
+    with pytest.raises(ValueError, match="either batch_size or batches"):
+        training.train(net, loss, x, y, epochs=1)
+
+
+def test_lars_moves_a_weight_by_a_share_of_its_length():
+    weight, bias = torch.nn.Parameter(torch.tensor([[3.0, 4.0]])), torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    zero = torch.nn.Parameter(torch.zeros(1, 2))
+    optimizer = training.LARS([weight, bias, zero], lr=0.5, momentum=0.9, weight_decay=0.0, trust=0.1)
+    for scale in (1.0, 100.0):                                                 # the gradient's length does not matter
+        before = weight.detach().clone()
+        for part in (weight, bias, zero):
+            part.grad = torch.full_like(part, scale)
+        optimizer.step()
+        velocity = optimizer.state[weight]["velocity"]
+        assert torch.allclose(before - weight, velocity)
+        if scale == 1:
+            assert velocity.norm().item() == pytest.approx(0.5 * 0.1 * 5)
+            assert torch.allclose(bias, torch.tensor([2.5, 3.5]))              # a plain step
+            assert torch.allclose(zero, torch.full((1, 2), -0.5))              # a weight of no length: a plain step
+    fresh = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    decayed = training.LARS([fresh], lr=1.0, weight_decay=0.5, trust=0.1)
+    fresh.grad = torch.zeros(1, 2)
+    decayed.step()
+    assert torch.allclose(fresh, torch.tensor([[2.7, 3.6]]))                   # the decay alone sets the direction
