@@ -2,10 +2,12 @@
 
     python -m adlearn.bench --list
     python -m adlearn.bench nearest_neighbors --data elpv_mono
+    python -m adlearn.bench simclr --variant head --data parts
     python -m adlearn.bench speed
 
-A run works through the cases of a data set (splits of the cells, or the class that is normal). Each finished case is
-kept in the cache, so that an interrupted run goes on where it stopped; the result file is written when all are there.
+A run works through cases: for a detector those of a data set (splits of the cells, or the class that is normal), for a
+study those that it compares (`adlearn.studies`). Each finished case is kept in the cache, so that an interrupted run
+goes on where it stopped; the result file is written when all are there.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from adlearn import __version__, cache, checks, data, metrics, results, runtime
+from adlearn import __version__, cache, checks, data, metrics, results, runtime, studies
 from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector
 from adlearn.methods import KDE, Gaussian, KMeans, NearestNeighbors, OneClassSVM
+from adlearn.studies import Case
 
 METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     name: {"efficientnet_lite0": lambda build=build: build(keep_features=True),
@@ -44,29 +47,55 @@ STAGES = ("features", "fit", "score")
 
 
 def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | None = None) -> Path:
-    """Train and judge one method on every case of a data set, and write the result; returns its path.
+    """Train and judge one method on every case, and write the result; returns its path.
 
     Raises:
         ValueError: an unknown method, variant or data set; or cases kept from a run with other settings.
     """
-    variants = METHODS[checks.choice(method, METHODS, "method")]
-    build = variants[checks.choice(variant, variants, "variant")]
-    cases = DATA[checks.choice(dataset, DATA, "data")]
+    cases = _cases(method, variant, dataset)
     record = {"method": method, "variant": variant, "data": dataset, "profile": runtime.profile(), "seed": seed,
               "device": runtime.device_name(), "versions": _versions(), "commit": _commit(),
               "command": f"python -m adlearn.bench {method} --variant {variant} --data {dataset} --seed {seed}"}
     kept = _Kept(record)
     for case in runtime.progress([c for c in cases if c not in kept.cases], f"{method} on {dataset}"):
-        kept.add(case, _judge(build, cases[case](seed), seed))
-    figures = {name: {case: kept.cases[case][name] for case in cases} for name in ("auroc", "average_precision")}
-    means = {f"mean_{name}": sum(values.values()) / len(values) for name, values in figures.items()}
-    seconds = {stage: sum(kept.cases[case][stage] for case in cases) for stage in STAGES}
-    path = results.write({**record, "figures": {**means, **figures}, "seconds": seconds}, into)
+        kept.add(case, cases[case](seed))
+    figures = _by_name("figures", kept.cases, cases)
+    if method in METHODS:
+        figures = {f"mean_{name}": sum(values.values()) / len(values) for name, values in figures.items()} | figures
+    seconds = {stage: sum(values.values()) for stage, values in _by_name("seconds", kept.cases, cases).items()}
+    path = results.write({**record, "figures": figures, "seconds": seconds}, into)
     kept.path.unlink()
     return path
 
 
-def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> dict[str, float]:
+def _cases(method: str, variant: str, dataset: str) -> dict[str, Case]:
+    """What a run consists of, by name."""
+    checks.choice(method, _variants(), "method")
+    checks.choice(variant, _variants()[method], "variant")
+    if method in METHODS:
+        splits = DATA[checks.choice(dataset, DATA, "data")]
+        build = METHODS[method][variant]
+        return {case: lambda seed, split=split: _judge(build, split(seed), seed) for case, split in splits.items()}
+    its_data, cases = studies.STUDIES[method, variant]
+    checks.choice(dataset, [its_data], "data")
+    return cases
+
+
+def _variants() -> dict[str, list[str]]:
+    """Every method with its variants, detectors first."""
+    found = {name: list(variants) for name, variants in METHODS.items()}
+    for method, variant in studies.STUDIES:
+        found.setdefault(method, []).append(variant)
+    return found
+
+
+def _by_name(kind: str, kept: dict, order) -> dict[str, dict[str, float]]:
+    """Figures or seconds of all cases, turned from case → name to name → case."""
+    names = {name: None for case in order for name in kept[case][kind]}
+    return {name: {case: kept[case][kind][name] for case in order if name in kept[case][kind]} for name in names}
+
+
+def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> dict[str, dict[str, float]]:
     runtime.seed(seed)
     clock = [time.perf_counter()]
     detector = build().to(runtime.device())
@@ -77,9 +106,9 @@ def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> di
     clock.append(time.perf_counter())
     scores = detector.score(split.test)
     clock.append(time.perf_counter())
-    stages = {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)}
-    return {**stages, "auroc": metrics.auroc(split.labels, scores),
-            "average_precision": metrics.average_precision(split.labels, scores)}
+    return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
+            "figures": {"auroc": metrics.auroc(split.labels, scores),
+                        "average_precision": metrics.average_precision(split.labels, scores)}}
 
 
 class _Kept:
@@ -88,7 +117,7 @@ class _Kept:
     def __init__(self, record: dict):
         self.settings = {key: value for key, value in record.items() if key != "command"}
         self.path = cache.folder() / "bench" / f"{results.name(record)}.json"
-        self.cases: dict[str, dict[str, float]] = {}
+        self.cases: dict[str, dict[str, dict[str, float]]] = {}
         if self.path.is_file():
             try:
                 found = json.loads(self.path.read_text())
@@ -98,8 +127,8 @@ class _Kept:
             if settings != self.settings:
                 raise ValueError(f"{self.path} holds cases of a run with other settings or code: delete it to start")
 
-    def add(self, case: str, figures: dict[str, float]) -> None:
-        self.cases[case] = figures
+    def add(self, case: str, found: dict[str, dict[str, float]]) -> None:
+        self.cases[case] = found
         cache.replace(self.path, json.dumps({"settings": self.settings, "cases": self.cases}).encode())
 
 
@@ -122,16 +151,16 @@ def _commit() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m adlearn.bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("method", nargs="?", help=f"{', '.join(METHODS)}; or speed")
+    parser.add_argument("method", nargs="?", help=f"{', '.join(_variants())}; or speed")
     parser.add_argument("--data", help=", ".join(DATA))
     parser.add_argument("--variant", default="efficientnet_lite0", help="what the method works on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="name all methods, variants and data sets")
     asked = parser.parse_args(arguments)
     if asked.list or asked.method is None:
-        for name, variants in METHODS.items():
+        for name, variants in _variants().items():
             print(f"{name}: {', '.join(variants)}")
-        print(f"--data: {', '.join(DATA)}")
+        print(f"--data: {', '.join(DATA)}; for studies parts")
         return 0
     if asked.method == "speed":
         from adlearn import speed

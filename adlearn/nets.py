@@ -29,6 +29,9 @@ class Encoder(nn.Sequential):
         super().__init__(*layers)
         self.dim = dim or widths[-1]
 
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.contiguous(memory_format=torch.channels_last))    # a quarter to a half faster
+
 
 class ResNet(nn.Sequential):
     """Images (B, C, H, W) to features (B, dim): a residual network whose stem keeps the resolution of small images.
@@ -54,6 +57,9 @@ class ResNet(nn.Sequential):
                 before = after
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())        # (B, widths[-1])
         self.dim = widths[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 
 def resnet18(channels: int = 3) -> ResNet:

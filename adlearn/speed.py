@@ -1,4 +1,4 @@
-"""How fast the exact metrics and neighbours are beside their peers, in one process, runs taken in turn.
+"""How fast exact metrics, neighbours and augmentation are beside their peers, in one process, runs taken in turn.
 
 Each function returns the median seconds of both and how many times as long the peer takes: above 1, ours is faster.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adlearn import metrics, neighbors
+from adlearn import augment, checks, metrics, neighbors
 
 
 def aupro_ratio(*, images: int = 500, size: int = 256, repeats: int = 3) -> dict[str, float]:
@@ -41,8 +42,27 @@ def neighbors_ratio(
     )
 
 
-def _compare(ours: Callable[[], float], peer: Callable[[], float], repeats: int) -> dict[str, float]:
-    """Medians of runs in the order ours, peer, ours, peer, ... which must agree on the result."""
+def augment_ratio(
+    *, peer: str = "torchvision", blur: bool = False, images: int = 512, size: int = 32, repeats: int = 9
+) -> dict[str, float]:
+    """SimCLR's recipe for CIFAR-10 on a batch: `augment.simclr` against torchvision or kornia.
+
+    torchvision is applied image by image, as in a data set. kornia takes the batch, and draws one order of the colour
+    changes for all of it, where ours draws one an image. Random results agree in distribution only, see `_moments`.
+    """
+    peers = {"torchvision": _torchvision_simclr, "kornia": _kornia_simclr}
+    theirs = peers[checks.choice(peer, peers, "peer")](size, blur)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(images, 3, 4, 4, generator=generator)
+    batch = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    recipe = augment.simclr(blur=blur)
+    return _compare(lambda: recipe(batch), lambda: theirs(batch), repeats, summary=_moments, rtol=0.1)
+
+
+def _compare(
+    ours: Callable, peer: Callable, repeats: int, *, summary: Callable = float, rtol: float = 1e-5
+) -> dict[str, float]:
+    """Medians of runs in the order ours, peer, ours, peer, ... which must agree on the result, or on its summary."""
     seconds = {"ours": [], "peer": []}
     results = {}
     for _ in range(repeats):
@@ -50,7 +70,8 @@ def _compare(ours: Callable[[], float], peer: Callable[[], float], repeats: int)
             start = time.perf_counter()
             results[name] = run()
             seconds[name].append(time.perf_counter() - start)
-    if not np.isclose(results["ours"], results["peer"], rtol=1e-5):
+    results = {name: summary(result) for name, result in results.items()}
+    if not np.allclose(results["ours"], results["peer"], rtol=rtol):
         raise RuntimeError(f"the two disagree, so their times mean nothing: {results}")
     medians = {f"{name}_seconds": statistics.median(times) for name, times in seconds.items()}
     return {**medians, "ratio": medians["peer_seconds"] / medians["ours_seconds"]}
@@ -81,10 +102,46 @@ def _weighted_roc_aupro(masks: Tensor, maps: Tensor, max_fpr: float = 0.3) -> fl
     return auc(np.append(fpr[inside], max_fpr), np.append(pro[inside], end)) / max_fpr
 
 
+def _torchvision_simclr(size: int, blur: bool) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2
+
+    blurred = [v2.RandomApply([v2.GaussianBlur(2 * max(1, size // 20) + 1, (0.1, 2.0))], p=0.5)]
+    one = v2.Compose([
+        v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2), *blurred * blur,
+    ])
+    return lambda batch: torch.stack([one(image) for image in batch])
+
+
+def _kornia_simclr(size: int, blur: bool) -> Callable[[Tensor], Tensor]:
+    from kornia import augmentation
+
+    kernel = 2 * max(1, size // 20) + 1
+    blurred = [augmentation.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5)]
+    return torch.nn.Sequential(
+        augmentation.RandomResizedCrop((size, size), scale=(0.08, 1.0), align_corners=False),
+        augmentation.RandomHorizontalFlip(), augmentation.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        augmentation.RandomGrayscale(p=0.2), *blurred * blur,
+    )
+
+
+def _moments(images: Tensor) -> np.ndarray:
+    """For each channel: mean, deviation, mean difference of neighbouring pixels, and values outside [0, 1]."""
+    outside = (images < -1e-6) | (images > 1 + 1e-6)                       # both peers' blur rounds to just above 1
+    measures = [images.mean((0, 2, 3)), images.std((0, 2, 3)), images.diff(dim=3).abs().mean((0, 2, 3)),
+                outside.sum((0, 2, 3))]
+    return torch.stack(measures).numpy()                                                        # (4, C)
+
+
 def report() -> None:
     """Print what every comparison gives on this machine; a quiet one, or the ratios mean little."""
     for name, compare in (("AUPRO, 500 maps of 256×256, against scikit-learn's weighted ROC curve", aupro_ratio),
-                          ("1-NN, 10,000 × 200,000 × 512, against faiss's flat index", neighbors_ratio)):
+                          ("1-NN, 10,000 × 200,000 × 512, against faiss's flat index", neighbors_ratio),
+                          ("SimCLR's recipe, 512 × 3 × 32 × 32, against torchvision image by image", augment_ratio),
+                          ("the same with blur", partial(augment_ratio, blur=True)),
+                          ("SimCLR's recipe, 512 × 3 × 32 × 32, against kornia on the batch",
+                           partial(augment_ratio, peer="kornia")),
+                          ("the same with blur", partial(augment_ratio, peer="kornia", blur=True))):
         found = compare()
         ours, peer = found["ours_seconds"], found["peer_seconds"]
-        print(f"{name}: {ours:.2f} s against {peer:.2f} s, ratio {found['ratio']:.2f}")
+        print(f"{name}: {ours:.3g} s against {peer:.3g} s, ratio {found['ratio']:.2f}")

@@ -14,7 +14,7 @@ FLOORS = {
         "widgets", "runtime", "cache", "results", "data"},
     1: {"detector", "training", "film", "backbones"},
     2: {"methods"},
-    3: {"cli", "bench", "speed", "teach", "report", "adapters", "pretrain"},
+    3: {"cli", "bench", "speed", "studies", "teach", "report", "adapters", "pretrain"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 BETWEEN_METHODS = {("vit_spade", "spade"), ("csi", "simclr"), ("two_stage", "simclr")}
