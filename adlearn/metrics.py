@@ -203,6 +203,23 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of a few independent values (N,), N at least 2, with Student's interval for it: mean, low, high.
+
+    For two methods that were run with the same seeds, give the differences: the interval is then a paired one, and
+    the methods differ where it does not hold 0. Student, "The probable error of a mean", 1908.
+    """
+    from scipy import stats
+
+    values = checks.scores(values, "values").double().cpu()
+    checks.between(confidence, 0, 1 - 1e-9, "confidence")
+    if len(values) < 2:
+        raise ValueError(f"values must be at least 2 for an interval, got {len(values)}")
+    mean = values.mean().item()
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std().item() / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 # How good a representation is -----------------------------------------------------------------------------------
 
 

@@ -95,6 +95,29 @@ def find(**fields) -> list[dict]:
     return [r for r in records if all(r[field] == value for field, value in fields.items())]
 
 
+def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
+    """One figure of a study in all kept runs: case → {seed: value}, e.g. ``over_seeds("accuracy", variant="head")``.
+
+    Raises:
+        ValueError: an unknown field; two records of one seed; a record without the figure.
+        FileNotFoundError: no record at all.
+    """
+    records = find(**fields)
+    if not records:
+        raise FileNotFoundError(f"no kept result of {fields}: run python -m adlearn.bench to make it")
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        values = record["figures"].get(figure)
+        if not isinstance(values, dict):
+            raise ValueError(f"figure must be one that {name(record)} holds by case, "
+                             f"{', '.join(record['figures'])}, got {figure!r}")
+        for case, value in values.items():
+            if record["seed"] in found.setdefault(case, {}):
+                raise ValueError(f"two records of seed {record['seed']}: name more fields, e.g. profile=, got {fields}")
+            found[case][record["seed"]] = value
+    return found
+
+
 def papers(**columns) -> list[dict]:
     """Published figures, one dict a row of `papers.csv`, filtered by column.
 

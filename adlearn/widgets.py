@@ -9,10 +9,15 @@ from __future__ import annotations
 import base64
 import html
 import io
+import zlib
+
+from torch import Tensor
 
 from adlearn import checks
+from adlearn.plots import ACCENTS, ANOMALOUS, FAINT, INK, NORMAL
 
 COLOURS, DPI = 48, 90          # a plot needs few colours; the page stays light
+SPRITES = 20                   # images in a row of the picture that all points share
 
 
 def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, start: int = 0):
@@ -61,6 +66,92 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
     widgets.jslink((play, "value"), (slider, "value"))
     widgets.jslink((slider, "value"), (stack, "selected_index"))
     return widgets.VBox([widgets.HBox([play, slider]), stack])
+
+
+def hover(spaces: dict[str, Tensor], images: Tensor, labels: Tensor, names, *, alt: str, side: int = 300):
+    """Feature spaces side by side in which the point under the pointer shows its image, in all of them at once.
+
+    Drawn as SVG with style sheets and no script, so that it works in any page; a tap or a click does the same.
+
+    Args:
+        spaces: title of each panel to its points, (N, 2), finite.
+        images: (N, C, H, W) in [0, 1], what each point shows; N of a few hundred keeps the page light.
+        labels: (N,) whole numbers from 0, indices into `names`, at most seven.
+        alt: what the figure shows, for readers who do not see it.
+        side: of a panel, in pixels.
+
+    Returns:
+        An IPython HTML object. Last in a cell, it is displayed.
+
+    Raises:
+        ValueError: no panel; points, images and labels of different numbers; bad images; an empty alt text.
+    """
+    from IPython.display import HTML
+
+    images = checks.images(images)
+    labels = checks.classes(labels, len(images), min(len(names), len(SHAPES))).tolist()
+    if not spaces or not isinstance(alt, str) or not alt.strip():
+        raise ValueError("spaces must hold at least one panel, and alt must say what they show")
+    panels = []
+    for title, points in spaces.items():
+        points = checks.rows(points, f"spaces[{title!r}]", width=2).detach().cpu().double()
+        if len(points) != len(images):
+            raise ValueError(f"spaces[{title!r}] must hold a point for each of {len(images)} images, got {len(points)}")
+        low = points.amin(0)
+        panels.append((12 + (points - low) / (points.amax(0) - low).clamp_min(1e-12) * (side - 24)).tolist())
+    return HTML(_hovering(list(spaces), panels, _sprite(images), images.shape[3], images.shape[2], labels, names, alt,
+                          side))
+
+
+# Marks of the classes: a path around (0, 0), and the palette's colour
+SHAPES = tuple(zip((NORMAL, ANOMALOUS, *ACCENTS), (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4L4,4M-4,4L4,-4", "M-3.5,-3.5h7v7h-7z", "M0,-4.5L4.5,3.5H-4.5z",
+    "M0,4.5L4.5,-3.5H-4.5z", "M0,-5L4,0L0,5L-4,0z", "M-4.5,0h9M0,-4.5v9"), strict=True))
+
+
+def _hovering(titles, panels, sprite: str, width: int, height: int, labels, names, alt: str, side: int) -> str:
+    """One group a point: its mark in every panel, and its image beside them, seen while the pointer is on a mark."""
+    name, across, room = f"h{zlib.crc32(sprite.encode()):08x}", len(panels) * (side + 16), 112
+    groups = []
+    for i, label in enumerate(labels):
+        colour, shape = SHAPES[label]
+        places = [(k * (side + 16) + x, 24 + side - y) for k, panel in enumerate(panels) for x, y in (panel[i],)]
+        marks = "".join(f'<path class="m" transform="translate({x:.1f},{y:.1f})" d="{shape}" stroke="{colour}" '
+                        f'fill="{colour}"/>' for x, y in places)
+        groups.append(
+            f'<g class="p">{marks}<g class="i"><svg x="{across}" y="40" width="96" height="96" '
+            f'viewBox="{width * (i % SPRITES)} {height * (i // SPRITES)} {width} {height}"><use href="#{name}"/></svg>'
+            f'<text x="{across}" y="154">{html.escape(str(names[label]))}</text></g></g>')
+    frames = "".join(f'<rect x="{k * (side + 16)}" y="24" width="{side}" height="{side}" class="f"/>'
+                     f'<text x="{k * (side + 16)}" y="16">{html.escape(str(title))}</text>'
+                     for k, title in enumerate(titles))
+    shown = sorted(set(labels))
+    legend = "".join(f'<path transform="translate({across + 6},{200 + 18 * row})" d="{SHAPES[label][1]}" class="l" '
+                     f'stroke="{SHAPES[label][0]}" fill="{SHAPES[label][0]}"/><text x="{across + 18}" '
+                     f'y="{204 + 18 * row}">{html.escape(str(names[label]))}</text>' for row, label in enumerate(shown))
+    size = across + room, max(side + 32, 210 + 18 * len(shown))
+    style = (f"#{name}-f{{background:white;max-width:100%;height:auto}}"
+             f"#{name}-f text{{font:12px sans-serif;fill:{INK}}}"
+             f"#{name}-f .f{{fill:none;stroke:{FAINT}}}#{name}-f .m{{stroke-width:1.4;fill-opacity:.55;cursor:pointer}}"
+             f"#{name}-f .i{{visibility:hidden}}#{name}-f .p:hover .i,#{name}-f .p:focus .i{{visibility:visible}}"
+             f"#{name}-f .p:focus{{outline:none}}#{name}-f .p:hover .m,#{name}-f .p:focus .m"
+             f"{{stroke:#000;stroke-width:7;fill-opacity:1;paint-order:stroke}}")
+    points = "".join(groups).replace('<g class="p">', '<g class="p" tabindex="-1">')
+    return (f'<svg id="{name}-f" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {size[0]} {size[1]}" '
+            f'width="{size[0]}" xmlns="http://www.w3.org/2000/svg"><style>{style}</style><defs>'
+            f'<image id="{name}" width="{width * SPRITES}" height="{height * -(-len(labels) // SPRITES)}" '
+            f'href="data:image/jpeg;base64,{sprite}"/></defs>{frames}{legend}{points}</svg>')
+
+
+def _sprite(images: Tensor) -> str:
+    """All images in one JPEG, `SPRITES` in a row, as base64."""
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    grid = make_grid(images.detach().cpu().float(), nrow=SPRITES, padding=0)            # (3, rows · H, SPRITES · W)
+    buffer = io.BytesIO()
+    Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, format="jpeg", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def png(figure) -> bytes:

@@ -347,3 +347,17 @@ def test_other_measures_refuse():
         metrics.alignment(torch.rand(3, 2), torch.rand(4, 2))
     with pytest.raises(ValueError, match="at least 2"):
         metrics.uniformity(torch.rand(1, 2))
+
+
+def test_mean_interval_is_students():
+    from scipy import stats
+
+    values = [0.71, 0.74, 0.69, 0.8, 0.73]
+    peer = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mean, low, high = metrics.mean_interval(values)
+    assert (mean, low, high) == pytest.approx((sum(values) / 5, peer.low, peer.high))
+    assert metrics.mean_interval([1.0, 1.0]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="at least 2"):
+        metrics.mean_interval([1.0])
+    with pytest.raises(ValueError, match="confidence"):
+        metrics.mean_interval(values, 1.5)
