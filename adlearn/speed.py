@@ -1,11 +1,12 @@
-"""How fast exact metrics, neighbours and augmentation are beside their peers, in one process, runs taken in turn.
+"""How fast metrics, neighbours, augmentation and losses are beside their peers, in one process, runs taken in turn.
 
-Each function returns the median seconds of both and how many times as long the peer takes: above 1, ours is faster.
+Each ratio returns the median seconds of both and how many times as long the peer takes: above 1, ours is faster.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adlearn import augment, checks, metrics, neighbors
+from adlearn import augment, checks, losses, metrics, neighbors
 
 
 def aupro_ratio(*, images: int = 500, size: int = 256, repeats: int = 3) -> dict[str, float]:
@@ -57,6 +58,75 @@ def augment_ratio(
     batch = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     recipe = augment.simclr(blur=blur)
     return _compare(lambda: recipe(batch), lambda: theirs(batch), repeats, summary=_moments, rtol=0.1)
+
+
+LOSSES = ("batch_all_triplet", "semi_hard_triplet", "n_pair", "supcon", "info_nce")
+
+
+def loss_ratio(loss: str, *, rows: int = 512, repeats: int = 7) -> dict[str, float]:
+    """Forward and backward of a loss on random rows of 128: ours against pytorch-metric-learning's.
+
+    Classes of four rows, or pairs. The semi-hard triplets of the two are not the same (ours: one negative for each
+    pair; theirs: all within the margin), so only there the values are not compared.
+    """
+    ours, peer = _loss_steps(checks.choice(loss, LOSSES, "loss"), rows)
+    return _compare(ours, peer, repeats, summary=np.isfinite if loss == "semi_hard_triplet" else float, rtol=1e-4)
+
+
+def loss_memory(loss: str, *, rows: int = 512) -> dict[str, float]:
+    """Megabytes by which one forward and backward raises the peak of a fresh process: ours and the peer's.
+
+    The peak of the imports hides small needs: 0 at a few hundred rows means less than that.
+    """
+    from multiprocessing import get_context
+
+    checks.choice(loss, LOSSES, "loss")
+    found = {}
+    for number, name in enumerate(("ours", "peer")):
+        with get_context("spawn").Pool(1) as pool:
+            found[f"{name}_megabytes"] = pool.apply(_peak, (loss, rows, number))
+    return found
+
+
+def _peak(loss: str, rows: int, number: int) -> float:
+    """Run one of the two steps, after a small one that loads what it needs."""
+    from resource import RUSAGE_SELF, getrusage
+
+    unit = 1 if sys.platform == "darwin" else 1024                              # bytes there, kilobytes elsewhere
+    _loss_steps(loss, 64)[number]()
+    step = _loss_steps(loss, rows)[number]
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    step()
+    return (getrusage(RUSAGE_SELF).ru_maxrss - before) * unit / 1e6
+
+
+def _loss_steps(loss: str, rows: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Forward and backward on the same rows, ours and the peer's."""
+    from pytorch_metric_learning import distances, miners, reducers
+    from pytorch_metric_learning import losses as theirs
+
+    squared = distances.LpDistance(normalize_embeddings=True, p=2, power=2)
+    hinge = theirs.TripletMarginLoss(margin=0.2, distance=squared, reducer=reducers.AvgNonZeroReducer())
+    miner = miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=squared)
+    supcon, nt_xent = theirs.SupConLoss(0.1), theirs.NTXentLoss(0.5)
+    n_pair = theirs.NPairsLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False))
+    fours, twos = torch.arange(rows) // 4, torch.arange(rows // 2).repeat(2)
+    peers = {"batch_all_triplet": lambda z: hinge(z, fours),
+             "semi_hard_triplet": lambda z: hinge(z, fours, miner(z, fours)),
+             "supcon": lambda z: supcon(z, fours),
+             "info_nce": lambda z: nt_xent(z, twos),
+             "n_pair": lambda z: n_pair(z, twos)}
+    ours = {"n_pair": lambda z: losses.n_pair(*z.chunk(2), l2=0.0), "info_nce": lambda z: losses.info_nce(*z.chunk(2))}
+    z = torch.randn(rows, 128, generator=torch.Generator().manual_seed(0)).mul_(0.2).requires_grad_()
+
+    def step(function: Callable[[Tensor], Tensor]) -> float:
+        z.grad = None
+        value = function(z)
+        value.backward()
+        return value.item()
+
+    mine = ours.get(loss, lambda z: getattr(losses, loss)(z, fours))
+    return partial(step, mine), partial(step, peers[loss])
 
 
 def _compare(
@@ -144,4 +214,12 @@ def report() -> None:
                           ("the same with blur", partial(augment_ratio, peer="kornia", blur=True))):
         found = compare()
         ours, peer = found["ours_seconds"], found["peer_seconds"]
-        print(f"{name}: {ours:.3g} s against {peer:.3g} s, ratio {found['ratio']:.2f}")
+        print(f"{name}: {ours:.3g} s against {peer:.3g} s, ratio {found['ratio']:.2f}", flush=True)
+    for rows in (512, 4096):
+        for loss in LOSSES:
+            rows_ = 1024 if loss == "info_nce" and rows > 1024 else rows        # the peer's memory grows with the cube
+            found = loss_ratio(loss, rows=rows_) | {"megabytes": loss_memory(loss, rows=rows_)}
+            ours, peer, megabytes = found["ours_seconds"], found["peer_seconds"], found["megabytes"]
+            print(f"{loss}, {rows_} × 128, against pytorch-metric-learning: {ours:.3g} s against {peer:.3g} s, ratio "
+                  f"{found['ratio']:.2f}; peak memory {megabytes['ours_megabytes']:.0f} MB against "
+                  f"{megabytes['peer_megabytes']:.0f} MB", flush=True)

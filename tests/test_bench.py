@@ -1,8 +1,9 @@
 import json
 
 import pytest
+import torch
 
-from adlearn import bench, cache, results, speed
+from adlearn import bench, cache, results, speed, studies
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,59 @@ def test_speed_compares_equal_results():
     speed.neighbors_ratio(queries=50, bank=400, width=16, repeats=1)
     with pytest.raises(RuntimeError, match="disagree"):
         speed._compare(lambda: 1.0, lambda: 1.1, 1)
+
+
+@pytest.mark.filterwarnings("ignore")                            # the peer's own, about what it imports
+@pytest.mark.parametrize("loss", speed.LOSSES)
+def test_losses_are_compared_on_equal_work(loss):
+    found = speed.loss_ratio(loss, rows=64, repeats=1)
+    assert found["ratio"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_is_measured_in_processes_of_their_own():
+    found = speed.loss_memory("info_nce", rows=400)                # the peer lists all triples: 400³ numbers
+    assert found["peer_megabytes"] > 400
+    assert found["ours_megabytes"] < 100
+
+
+def test_a_study_is_a_run_like_any_other(tmp_path, monkeypatch):
+    def case(seed):
+        return {"figures": {"accuracy": 0.5 + 0.01 * seed}, "seconds": {"train": 1.0}}
+
+    monkeypatch.setitem(studies.STUDIES, ("simclr", "head"), ("parts", {"none": case, "linear": case}))
+    record = results.read(bench.run("simclr", "head", "parts", seed=3, into=tmp_path))
+    assert record["figures"] == {"accuracy": {"none": 0.53, "linear": 0.53}}
+    assert record["seconds"] == {"train": 2.0}
+    with pytest.raises(ValueError, match="data must be one of 'parts'"):
+        bench.run("simclr", "head", "digits", into=tmp_path)
+    with pytest.raises(ValueError, match="variant must be one of"):
+        bench.run("simclr", "pixels", "parts", into=tmp_path)
+
+
+def test_a_share_of_the_labels_is_made_wrong():
+    labels = torch.arange(1000) % 10
+    noisy = studies.wrong(labels, 0.4, seed=1)
+    assert (noisy != labels).sum() == 400
+    assert torch.equal(noisy, studies.wrong(labels, 0.4, seed=1))
+    moved = (noisy - labels)[noisy != labels] % 10
+    assert set(moved.tolist()) == set(range(1, 10))
+    assert torch.equal(studies.wrong(labels, 0, seed=1), labels)
+
+
+@pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("metric_learning", "label_noise"),
+                                   ("simclr", "head"), ("simclr", "objectives")], ids="-".join)
+def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
+    """Every case once, on few images and for few steps: what it needs is there and its figures are shares."""
+    from adlearn import training
+
+    few, train = studies.images(0, per_class=16), training.train
+    monkeypatch.setattr(studies, "images", lambda seed, per_class=300: few)
+    monkeypatch.setattr(training, "train", lambda *a, **k: train(*a, **{**k, "epochs": 1}))
+    for name, case in studies.STUDIES[study][1].items():
+        figures = case(0)["figures"]
+        assert figures, name
+        assert all(0 <= value <= 1 for value in figures.values()), name
 
 
 def test_a_damaged_file_of_kept_cases_is_named(tmp_path):

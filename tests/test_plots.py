@@ -1,4 +1,6 @@
+import base64
 import io
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -166,3 +168,36 @@ def test_frames_refuse_what_does_not_fit():
     for start in (1, -1, 0.5):
         with pytest.raises(ValueError, match="start must be"):
             widgets.frames([drawn], ["a"], alt="a line", start=start)
+
+
+def test_points_show_their_images_in_every_panel():
+    images, labels = torch.rand(23, 3, 8, 8), torch.arange(23) % 2
+    spaces = {"before <training>": torch.randn(23, 2), "after": torch.randn(23, 2)}
+    drawn = widgets.hover(spaces, images, labels, ("bolt", "key & ring"), alt="Two \"kinds\" of parts")
+    page = drawn.data
+    assert "<script" not in page
+    assert "before &lt;training&gt;" in page
+    assert "key &amp; ring" in page
+    assert 'aria-label="Two &quot;kinds&quot; of parts"' in page
+    assert page.count('class="p"') == 23
+    assert page.count('class="m"') == 46                            # a mark of each image in both panels
+    assert 'viewBox="16 8 8 8"' in page                             # the last image: third of the second row
+    places = [(float(x), float(y)) for x, y in re.findall(r'class="m" transform="translate\(([\d.]+),([\d.]+)\)', page)]
+    assert all(12 <= x <= 2 * 300 + 16 - 12 and 36 <= y <= 312 for x, y in places)
+    sprite = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])
+    assert Image.open(io.BytesIO(sprite)).size == (160, 16)
+    other = widgets.hover(spaces, images.flip(0), labels, ("a", "b"), alt="x").data
+    name = re.search(r'<svg id="([^"]+)"', page)[1]
+    assert name not in other                                        # two figures in a page do not meddle
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    ({"spaces": {}}, "spaces"), ({"alt": " "}, "alt"), ({"images": torch.rand(3, 8, 8)}, "images"),
+    ({"labels": torch.tensor([0, 1, 2, 0])}, "labels"), ({"spaces": {"a": torch.rand(3, 2)}}, r"spaces\['a'\]"),
+    ({"spaces": {"a": torch.full((4, 2), float("nan"))}}, "finite"),
+])
+def test_a_figure_of_points_refuses(change, word):
+    given = {"spaces": {"a": torch.rand(4, 2)}, "images": torch.rand(4, 1, 8, 8), "labels": torch.tensor([0, 1, 1, 0]),
+             "names": ("a", "b"), "alt": "points"} | change
+    with pytest.raises(ValueError, match=word):
+        widgets.hover(**given)

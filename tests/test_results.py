@@ -74,3 +74,18 @@ def test_papers_are_filtered_and_numeric():
     assert any(row["value"] == "2.5k" for row in results.papers(metric="TPUv3-core-days"))
     with pytest.raises(ValueError, match="unknown column"):
         results.papers(colour="red")
+
+
+def test_a_figure_is_gathered_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "folder", lambda: tmp_path)
+    study = {**RECORD, "variant": "study"}
+    for seed in (0, 3):
+        results.write({**study, "seed": seed, "figures": {"accuracy": {"a": 0.1 + seed, "b": 0.5}}})
+    assert results.over_seeds("accuracy", variant="study") == {"a": {0: 0.1, 3: 3.1}, "b": {0: 0.5, 3: 0.5}}
+    with pytest.raises(FileNotFoundError, match="no kept result"):
+        results.over_seeds("accuracy", variant="other")
+    with pytest.raises(ValueError, match="got 'loss'"):
+        results.over_seeds("loss", variant="study")
+    results.write({**study, "profile": "gpu", "seed": 3, "figures": {"accuracy": {"a": 0.5}}})
+    with pytest.raises(ValueError, match="two records of seed 3"):
+        results.over_seeds("accuracy", variant="study")
