@@ -13,7 +13,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("backbones", "cache", "checks", "data", "density", "detector", "film", "losses", "methods",
+_MODULES = ("augment", "backbones", "cache", "checks", "data", "density", "detector", "film", "losses", "methods",
             "metrics", "neighbors", "nets", "plots", "projection", "results", "runtime", "training", "widgets")
 
 __all__ = [*_MODULES, "load"]

@@ -11,6 +11,8 @@ _HOMES = {
     "KDE": "adlearn.methods.classic",
     "Gaussian": "adlearn.methods.classic",
     "FeatureDictionary": "adlearn.methods.classic",
+    "Classifier": "adlearn.methods.metric_learning",
+    "SimCLR": "adlearn.methods.simclr",
 }
 
 __all__ = list(_HOMES)
