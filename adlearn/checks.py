@@ -155,8 +155,9 @@ def path(value, name: str) -> Path:
 def tensor(value, name: str) -> Tensor:
     """A tensor, or numbers that make one: an array, or lists of equal lengths."""
     arrays = isinstance(value, list | tuple) and any(isinstance(part, np.ndarray) for part in value)
+    locked = isinstance(value, np.ndarray) and not value.flags.writeable        # what pandas hands out; torch warns
     try:                                                # a list of arrays or a column of pandas takes the way by NumPy
-        return torch.as_tensor(np.array(value) if arrays or hasattr(value, "iloc") else value)
+        return torch.as_tensor(np.array(value) if arrays or locked or hasattr(value, "iloc") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         got = f"{type(value).__name__} ({error})"
         raise ValueError(f"{name} must be a tensor or an array of numbers, got {got}") from error

@@ -78,3 +78,9 @@ def test_squares_must_not_overflow():
     assert checks.rows(1e30 * rows, squares=torch.float64) is not None
     with pytest.raises(ValueError, match=r"squared distances overflow.*rescale"):
         checks.rows(1e30 * rows, squares=torch.float32)
+
+
+def test_arrays_that_must_not_be_written_are_copied():
+    array = np.array([0.1, 0.2])
+    array.flags.writeable = False
+    assert checks.scores(array).tolist() == [0.1, 0.2]
