@@ -98,15 +98,16 @@ def binary(value: Tensor, name: str) -> Tensor:
     return value.bool()
 
 
-def classes(value, count: int, number: int, name: str = "labels") -> Tensor:
-    """Class labels, (N,) whole numbers from 0 to `number` − 1, as int64."""
+def classes(value, count: int, number: int | None = None, name: str = "labels") -> Tensor:
+    """Class labels, (N,) whole numbers from 0, to `number` − 1 if it is given, as int64."""
     value = tensor(value, name)
     if value.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one an item, got {tuple(value.shape)}")
-    known = (value >= 0) & (value < number) & (value == value.long())
+    known = (value >= 0) & (value < (2**31 if number is None else number)) & (value == value.long())
     if not known.all():
-        raise ValueError(f"{name} must be whole numbers from 0 to {number - 1}, got "
-                         f"{value[~known].unique()[:5].tolist()}: drop these items, or name more classes")
+        limit = "" if number is None else f" to {number - 1}"
+        raise ValueError(f"{name} must be whole numbers from 0{limit}, got {value[~known].unique()[:5].tolist()}: "
+                         "drop these items, or name more classes")
     return value.long()
 
 

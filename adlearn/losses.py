@@ -21,10 +21,12 @@ from torch import Tensor
 
 from adlearn import checks
 
+COLDEST = 1e-4                                  # below it the logits of neighbouring rows leave float32
+
 
 @contextmanager
 def full_precision():
-    """Autocast has no say in here; `_rows` turns what it has already rounded into float32."""
+    """Autocast has no say in here, on the CPU and CUDA; `_rows` turns what it has already rounded into float32."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
@@ -73,8 +75,10 @@ def batch_all_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2
     with torch.no_grad():
         counts = _active(_distances(z), same, margin)                                   # (N, N)
         active = counts.clamp_min(0).sum()                                              # each triplet has one positive
-    # counts · distances; of 2 − 2·cosine the 2 cancels, since each triplet adds and subtracts one distance
-    return (margin * active - 2 * (z * (counts @ z)).sum()) / active.clamp_min(1)
+    # Σ counts · |zᵢ − zⱼ|². Of |zᵢ|² − 2 zᵢ·zⱼ + |zⱼ|² the first cancels: each triplet adds and subtracts a distance
+    lengths = z.square().sum(1)                                                         # (N,), 1, or 0 for a zero row
+    total = (counts.sum(0) * lengths).sum() - 2 * (z * (counts @ z)).sum()
+    return (margin * active + total) / active.clamp_min(1)
 
 
 def _active(distances: Tensor, same: Tensor, margin: float) -> Tensor:
@@ -112,10 +116,32 @@ def semi_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2
         positives, columns = _positives(distances, same)                                # (N, P), ascending
         ordered, order = _negatives(distances, same).sort(dim=1)                        # (N, N), ∞ at the end
         farther = torch.searchsorted(ordered, positives, right=True)                    # (N, P)
-        farthest = ordered.isfinite().sum(1, keepdim=True) - 1                          # (N, 1)
+        farthest = len(z) - 2 - same.sum(1, keepdim=True)                               # (N, 1), the last negative
         chosen = order.gather(1, farther.minimum(farthest))                             # (N, P)
+        pairs = same.gather(1, columns)                                                 # (N, P), not padding
     hinge = F.relu(distances.gather(1, columns) - distances.gather(1, chosen) + margin)
-    return hinge[positives.isfinite()].mean()
+    return hinge[pairs].mean()
+
+
+@full_precision()
+def random_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
+    """Triplet loss without mining: each row as an anchor once, with a positive and a negative drawn at random.
+
+    The draws come from torch's global generator. Rows that are alone in their class are no anchors.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) whole numbers.
+        margin: at least 0.
+
+    Raises:
+        ValueError: shapes disagree; a negative margin; no class with two members, or only one class.
+    """
+    z, same = _labelled(embeddings, labels)                                             # (N, D), (N, N)
+    anchors = same.any(1).nonzero()[:, 0]                                               # (M,)
+    others = ~same.clone().fill_diagonal_(True)
+    positives, negatives = (torch.multinomial(chosen[anchors].float(), 1)[:, 0] for chosen in (same, others))
+    return triplet(z[anchors], z[positives], z[negatives], margin=margin)
 
 
 @full_precision()
@@ -123,9 +149,9 @@ def n_pair(anchors: Tensor, positives: Tensor, *, l2: float = 0.002) -> Tensor:
     """N-pair loss: each anchor has to find its positive among the positives of all N pairs.
 
     The mean of −log softmax over rows of the N × N inner products, the diagonal being right; plus `l2` times the mean
-    squared length of all 2N embeddings. Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss", 2016,
-    eq. 7. The pairs must come from N different classes. Not normalised: deck B normalises, but without a temperature
-    that bounds the loss from below by log(1 + (N − 1)·e⁻²), and it barely trains.
+    squared length of all 2N embeddings (some libraries take half of that). Sohn, "Improved Deep Metric Learning with
+    Multi-class N-pair Loss", 2016, eq. 7. The pairs must come from N different classes. Not normalised: deck B
+    normalises, but without a temperature that bounds the loss from below by log(1 + (N − 1)·e⁻²), and it barely trains.
 
     Args:
         anchors, positives: (N, D) each; row i of both from class i.
@@ -139,6 +165,25 @@ def n_pair(anchors: Tensor, positives: Tensor, *, l2: float = 0.002) -> Tensor:
     a, p = _rows(anchors=anchors, positives=positives)
     lengths = torch.cat([a, p]).square().sum(1)
     return _cross_entropy(a @ p.T, (a * p).sum(1)).mean() + l2 * lengths.mean()
+
+
+def n_pair_of_classes(embeddings: Tensor, labels: Tensor, *, l2: float = 0.002) -> Tensor:
+    """N-pair loss of a batch that holds two rows of each class, one after the other (`ClassBatches(per_class=2)`).
+
+    Args:
+        embeddings: (2N, D), not normalised.
+        labels: (2N,): a, a, b, b, … of N different classes.
+        l2: as for `n_pair`.
+
+    Raises:
+        ValueError: shapes disagree; labels that are no such pairs; a negative `l2`.
+    """
+    rows, labels = _rows(embeddings=embeddings)[0], checks.tensor(labels, "labels")
+    _classes(labels, len(rows))
+    first, second = labels[0::2], labels[1::2]
+    if not torch.equal(first, second) or len(first.unique()) < len(first):
+        raise ValueError("labels must be pairs of N different classes (a, a, b, b, …): use per_class=2")
+    return n_pair(rows[0::2], rows[1::2], l2=l2)
 
 
 @full_precision()
@@ -223,8 +268,9 @@ def _to_others(z: Tensor, temperature: float) -> Tensor:
 
 
 def _distances(z: Tensor) -> Tensor:
-    """Squared distances between unit rows: (N, N)."""
-    return torch.addmm(z.new_full((1, 1), 2.0), z, z.T, alpha=-2)
+    """Squared distances between rows: (N, N)."""
+    lengths = z.square().sum(1)                                                         # 1, or 0 for a zero row
+    return torch.addmm(lengths[:, None] + lengths, z, z.T, alpha=-2)
 
 
 def _labelled(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,8 +323,8 @@ def _rows(**rows: Tensor) -> list[Tensor]:
 
 
 def _temperature(temperature: float) -> None:
-    if not (checks.is_number(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be above 0, got {temperature!r}: 0.1 to 0.5 is usual")
+    if not (checks.is_number(temperature) and temperature >= COLDEST):
+        raise ValueError(f"temperature must be above 0, at least {COLDEST}, got {temperature!r}: 0.1 to 0.5 is usual")
 
 
 def _margin(margin: float) -> None:

@@ -206,12 +206,13 @@ def bootstrap_interval(
 def mean_interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of a few independent values (N,), N at least 2, with Student's interval for it: mean, low, high.
 
-    For two methods that were run with the same seeds, give the differences: the interval is then a paired one, and
-    the methods differ where it does not hold 0. Student, "The probable error of a mean", 1908.
+    For two methods that were run with the same seeds, give the differences: the interval is then a paired one. If it
+    does not hold 0, a difference as large is rare by chance; among many comparisons some are. Student, "The probable
+    error of a mean", 1908.
     """
     from scipy import stats
 
-    values = checks.scores(values, "values").double().cpu()
+    values = checks.scores(checks.tensor(values, "values").double(), "values").cpu()
     checks.between(confidence, 0, 1 - 1e-9, "confidence")
     if len(values) < 2:
         raise ValueError(f"values must be at least 2 for an interval, got {len(values)}")
@@ -245,16 +246,18 @@ def linear_probe(train, train_labels, test, test_labels) -> float:
 
 
 def knn_accuracy(train, train_labels, test, test_labels, k: int = 5) -> float:
-    """Accuracy of a vote among the k nearest training rows by cosine similarity; ties go to the nearer ones' class.
+    """Accuracy of a vote among the k nearest training rows by cosine similarity.
+
+    Of classes with equally many votes the one with the nearest row wins.
 
     Arguments as for `linear_probe`. Says whether the space itself is ordered by class, without training anything.
     """
     train, train_labels, test, test_labels = _probed(train, train_labels, test, test_labels)
     k = min(checks.positive_int(k, "k"), len(train))
     _, nearest = knn(F.normalize(test, dim=1), F.normalize(train, dim=1), k)            # (M, k)
-    votes = F.one_hot(train_labels[nearest], int(train_labels.max()) + 1).double()      # (M, k, classes)
-    earlier = torch.linspace(1e-3, 0, k, dtype=torch.float64)[:, None]                  # decides ties, never a majority
-    return ((votes * (1 + earlier)).sum(1).argmax(1) == test_labels).double().mean().item()
+    votes = F.one_hot(train_labels[nearest])                                            # (M, k, classes)
+    first = torch.where(votes.any(1), k - votes.argmax(1), 0)                           # (M, classes), below k + 1
+    return ((votes.sum(1) * (k + 1) + first).argmax(1) == test_labels).double().mean().item()
 
 
 def alignment(view1, view2) -> float:
@@ -287,9 +290,8 @@ def _probed(train, train_labels, test, test_labels) -> tuple[Tensor, Tensor, Ten
     test = checks.rows(test, "test", width=train.shape[1]).detach().cpu().double()
     train_labels, test_labels = (checks.tensor(labels, name).detach().cpu() for labels, name in
                                  ((train_labels, "train_labels"), (test_labels, "test_labels")))
-    number = int(max(train_labels.max(), test_labels.max())) + 1
-    return (train, checks.classes(train_labels, len(train), number, "train_labels"),
-            test, checks.classes(test_labels, len(test), number, "test_labels"))
+    return (train, checks.classes(train_labels, len(train), name="train_labels"),
+            test, checks.classes(test_labels, len(test), name="test_labels"))
 
 
 def _ranking(labels, scores) -> tuple[Tensor, Tensor]:

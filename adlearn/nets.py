@@ -18,8 +18,9 @@ class Encoder(nn.Sequential):
     """
 
     def __init__(self, *, channels: int, widths=(16, 32, 64), dim: int | None = None):
-        for name, value in (("channels", channels), ("dim", widths[-1] if dim is None else dim)):
-            checks.positive_int(value, name)
+        for name, value in (("channels", channels), ("the number of widths", len(widths)), ("dim", dim)):
+            if value is not None:
+                checks.positive_int(value, name)
         layers: list[nn.Module] = []
         for before, after in zip((channels, *widths[:-1]), widths, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -38,7 +39,7 @@ class ResNet(nn.Sequential):
 
     A 3 × 3 convolution of stride 1 and no pooling, then one group of basic blocks for each width, of which all but the
     first halve the resolution, then the mean over positions. He et al., "Deep Residual Learning", 2016, with the stem
-    that SimCLR, SupCon and CSI use for images of 32 pixels.
+    that SimCLR, SupCon and CSI use for images of 32 pixels. Weights start as PyTorch draws them, not by He's rule.
 
     Args:
         channels: of the images.
@@ -47,8 +48,8 @@ class ResNet(nn.Sequential):
     """
 
     def __init__(self, *, channels: int = 3, widths=(64, 128, 256, 512), blocks: int = 2):
-        checks.positive_int(channels, "channels")
-        checks.positive_int(blocks, "blocks")
+        for name, value in (("channels", channels), ("blocks", blocks), ("the number of widths", len(widths))):
+            checks.positive_int(value, name)
         layers: list[nn.Module] = [_conv(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()]
         before = widths[0]
         for group, after in enumerate(widths):
@@ -99,6 +100,14 @@ class ProjectionHead(nn.Sequential):
             checks.positive_int(value, name)
         hidden = [part for _ in range(layers - 1) for part in (nn.Linear(dim, dim), nn.ReLU())]
         super().__init__(*hidden, nn.Linear(dim, out))
+
+
+def width(encoder: nn.Module) -> int:
+    """The number of features that an encoder says it gives, its attribute `dim`."""
+    if not isinstance(getattr(encoder, "dim", None), int):
+        raise ValueError(f"encoder must say how many features it gives: set encoder.dim, got {type(encoder).__name__} "
+                         "without it")
+    return encoder.dim
 
 
 class ConvAutoEncoder(nn.Module):

@@ -1,8 +1,8 @@
 """Comparisons that need many trainings, for `python -m adlearn.bench`: one case trains one network.
 
-Every case starts from the same weights and sees the same images in the same order, as far as its method allows, so
-that cases of one seed can be compared in pairs. A seed draws its own images, none of which the chapters show, and
-nothing in a study is chosen by its figures.
+The cases of a seed share their images and the encoder's first weights, so that they can be compared in pairs. The
+order of the images is not the same in all of them: a method's own layers and draws come from the same generator. A
+seed draws its own images, none of which the chapters show, and nothing in a study is chosen by its figures.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def accuracy(classifier: nn.Module, parts: Labelled) -> float:
 
 def few_labels(way: str, per_class: int) -> Case:
     """Test accuracy from `per_class` labelled images: by cross entropy alone, or with a linear layer on features that
-    were pretrained on these images (SupCon) or on all images without labels (SimCLR). About 280 steps each way."""
+    were pretrained on these images (SupCon) or on all images without labels (SimCLR). 220 to 360 steps each."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed)
         order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
@@ -158,7 +158,7 @@ def untrained(seed: int):
 
 
 def generative(seed: int):
-    """An autoencoder with the same encoder: its loss is the squared error of the pixels."""
+    """An autoencoder whose encoder has the same convolutions: its loss is the squared error of the pixels."""
     parts = images(seed)
     runtime.seed(seed)
     model = ConvAutoEncoder(channels=3, widths=WIDTHS).to(runtime.device())
@@ -174,10 +174,10 @@ PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a
 STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
     ("metric_learning", "mining"): ("parts", {
         "untrained": untrained,
-        "random triplets": metric(metric_learning.random_triplet),
+        "random triplets": metric(losses.random_triplet),
         "all triplets": metric(losses.batch_all_triplet),
         "semi-hard triplets": metric(losses.semi_hard_triplet),
-        "N-pair": metric(metric_learning.n_pair_of_classes, per_class=2, dim=64),
+        "N-pair": metric(losses.n_pair_of_classes, per_class=2, dim=64),
         "SupCon": metric(losses.supcon),
     }),
     ("metric_learning", "label_noise"): ("parts", {

@@ -40,7 +40,7 @@ def train(
         module: holds the parameters; ends in evaluation mode.
         loss: maps a batch, one tensor for each of `data`, to a scalar.
         data: tensors with the same first dimension N.
-        epochs, batch_size, lr: Adam unless `optimizer` says otherwise.
+        epochs, batch_size, lr: Adam with this rate, unless `optimizer` brings its own.
         batches: instead of `batch_size`, for batches that are not a plain shuffle: has a length and gives, each time it
             is walked through, that many tensors of indices into the data (`ClassBatches` is one).
         warmup: epochs over which the learning rate rises along a line, before the cosine begins.
@@ -48,13 +48,17 @@ def train(
         callback: called with (epoch, module) after each epoch, the module in evaluation mode; and once with
             epoch 0 before the first step.
         checkpoint: a file that is replaced after each epoch; when it is there, training goes on from it. It belongs
-            to one module, one set of data and these settings. Another loss it cannot tell: name the file after it.
+            to one module, one set of data and these settings. Another loss, or other `batches` of one kind
+            and number, it cannot tell: name the file after them.
 
     Raises:
         ValueError: lengths differ; a checkpoint of another module, data or settings; a loss that is not finite.
     """
     checks.positive_int(epochs, "epochs")
-    checks.positive_int(warmup, "warmup", minimum=0)
+    if checks.positive_int(warmup, "warmup", minimum=0) > epochs:
+        raise ValueError(f"warmup must be at most the {epochs} epochs, got {warmup}")
+    if batches is not None and not len(batches):
+        raise ValueError("batches must hold at least one batch")
     if (batches is None) == (batch_size is None):
         raise ValueError("give either batch_size or batches")
     if not data or len({len(part) for part in data}) != 1 or len(data[0]) < 2:
@@ -121,14 +125,29 @@ class LARS(torch.optim.Optimizer):
     so that the step is a fixed share of the weight's length. Biases and the scales of batch norm, the tensors with
     fewer than two dimensions, are neither decayed nor scaled (λ = 1), as in SimCLR's code. You, Gitman and Ginsburg,
     "Large Batch Training of Convolutional Networks", 2017.
+
+    Args:
+        parameters: as for any optimiser of torch.
+        lr: above 0.
+        momentum: from 0 to below 1.
+        weight_decay, trust: at least 0, and above 0.
+
+    Raises:
+        ValueError: a number outside these ranges.
     """
 
     def __init__(self, parameters, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-6,
                  trust: float = 1e-3):
+        checks.between(lr, 0, 1e6, "lr")
+        checks.between(trust, 0, 1e6, "trust")
+        if not (checks.is_number(momentum) and 0 <= momentum < 1):
+            raise ValueError(f"momentum must be from 0 to below 1, got {momentum!r}")
+        if not (checks.is_number(weight_decay) and weight_decay >= 0):
+            raise ValueError(f"weight_decay must be at least 0, got {weight_decay!r}")
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self) -> None:
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -138,7 +157,9 @@ class LARS(torch.optim.Optimizer):
                     step = step + group["weight_decay"] * weight
                     lengths = weight.norm() / step.norm()                       # NaN or infinite where one of them is 0
                     step = step * torch.where(lengths.isfinite() & (lengths > 0), group["trust"] * lengths, 1.0)
-                velocity = self.state[weight].setdefault("velocity", torch.zeros_like(weight))
+                if "velocity" not in self.state[weight]:
+                    self.state[weight]["velocity"] = torch.zeros_like(weight)
+                velocity = self.state[weight]["velocity"]
                 velocity.mul_(group["momentum"]).add_(step, alpha=group["lr"])
                 weight.sub_(velocity)
 
@@ -174,12 +195,15 @@ class ClassBatches:
     """
 
     def __init__(self, labels: Tensor, *, classes: int | None = None, per_class: int = 8):
+        labels = checks.tensor(labels, "labels")
         self.members = [torch.nonzero(labels == c).flatten().cpu() for c in labels.unique()]
+        if len(self.members) < 2:
+            raise ValueError(f"labels must hold at least two classes, got {len(self.members)}")
         self.classes = checks.positive_int(len(self.members) if classes is None else classes, "classes", minimum=2)
         self.per_class = checks.positive_int(per_class, "per_class")
         fewest = min(len(members) for members in self.members)
         if self.classes > len(self.members) or self.per_class > fewest:
-            raise ValueError(f"labels must hold {classes} classes with {per_class} samples each, got "
+            raise ValueError(f"labels must hold {self.classes} classes with {per_class} samples each, got "
                              f"{len(self.members)} classes, one with {fewest}: ask for less, or draw more data")
 
     def __len__(self) -> int:

@@ -71,12 +71,14 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
 def hover(spaces: dict[str, Tensor], images: Tensor, labels: Tensor, names, *, alt: str, side: int = 300):
     """Feature spaces side by side in which the point under the pointer shows its image, in all of them at once.
 
-    Drawn as SVG with style sheets and no script, so that it works in any page; a tap or a click does the same.
+    Drawn as SVG with style sheets and no script, so that it works in any page; a tap or a click does the same. The
+    points are not stops for the keyboard, which would have to pass hundreds of them.
 
     Args:
         spaces: title of each panel to its points, (N, 2), finite.
         images: (N, C, H, W) in [0, 1], what each point shows; N of a few hundred keeps the page light.
-        labels: (N,) whole numbers from 0, indices into `names`, at most seven.
+        labels: (N,) whole numbers from 0, indices into `names`.
+        names: of the classes, at most seven, each with a mark and a colour of its own.
         alt: what the figure shows, for readers who do not see it.
         side: of a panel, in pixels.
 
@@ -84,12 +86,16 @@ def hover(spaces: dict[str, Tensor], images: Tensor, labels: Tensor, names, *, a
         An IPython HTML object. Last in a cell, it is displayed.
 
     Raises:
-        ValueError: no panel; points, images and labels of different numbers; bad images; an empty alt text.
+        ValueError: no panel; points, images and labels of different numbers; bad images; too many names; an empty alt
+            text.
     """
     from IPython.display import HTML
 
     images = checks.images(images)
-    labels = checks.classes(labels, len(images), min(len(names), len(SHAPES))).tolist()
+    if not 1 <= len(names) <= len(SHAPES):
+        raise ValueError(f"names must be 1 to {len(SHAPES)}, one a class, got {len(names)}: show fewer classes")
+    labels = checks.classes(labels, len(images), len(names)).tolist()
+    checks.positive_int(side, "side", minimum=50)
     if not spaces or not isinstance(alt, str) or not alt.strip():
         raise ValueError("spaces must hold at least one panel, and alt must say what they show")
     panels = []
@@ -139,7 +145,8 @@ def _hovering(titles, panels, sprite: str, width: int, height: int, labels, name
     points = "".join(groups).replace('<g class="p">', '<g class="p" tabindex="-1">')
     return (f'<svg id="{name}-f" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {size[0]} {size[1]}" '
             f'width="{size[0]}" xmlns="http://www.w3.org/2000/svg"><style>{style}</style><defs>'
-            f'<image id="{name}" width="{width * SPRITES}" height="{height * -(-len(labels) // SPRITES)}" '
+            f'<image id="{name}" width="{width * min(SPRITES, len(labels))}" '
+            f'height="{height * -(-len(labels) // SPRITES)}" '
             f'href="data:image/jpeg;base64,{sprite}"/></defs>{frames}{legend}{points}</svg>')
 
 

@@ -16,6 +16,7 @@ BY_LABEL = {
     "semi_hard_triplet": losses.semi_hard_triplet,
     "supcon": losses.supcon,
 }
+DRAWN = {"random_triplet": losses.random_triplet}
 BY_PAIR = {"n_pair": losses.n_pair, "info_nce": losses.info_nce, "info_nce_one_way": losses.info_nce_one_way}
 
 
@@ -64,6 +65,20 @@ def slow_semi_hard(embeddings, labels, margin):
                 farther = [d for d in negatives if d > positive]
                 hinges.append(max(positive - (min(farther) if farther else max(negatives)) + margin, 0.0))
     return sum(hinges) / len(hinges)
+
+
+def test_a_row_of_no_length_counts_as_the_origin():
+    z = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=torch.float64)
+    y = torch.tensor([0, 0, 1, 1])
+    assert losses.batch_all_triplet(z, y).item() == pytest.approx(slow_batch_all(z, y, 0.2), abs=1e-10)
+    assert losses.semi_hard_triplet(z, y).item() == pytest.approx(slow_semi_hard(z, y, 0.2), abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["batch_all_triplet", "semi_hard_triplet", "supcon", "info_nce", "n_pair"])
+def test_nan_comes_out_as_nan(name):
+    z = rows()
+    z[3, 0] = float("nan")
+    assert not hard(name, z).isfinite()
 
 
 def slow_n_pair(anchors, positives, l2):
@@ -297,9 +312,9 @@ def test_autocast_does_not_round_the_loss(name):
 # Refusals ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BY_LABEL)
+@pytest.mark.parametrize("name", [*BY_LABEL, *DRAWN])
 def test_labelled_losses_refuse(name):
-    loss, z = BY_LABEL[name], rows()
+    loss, z = (BY_LABEL | DRAWN)[name], rows()
     with pytest.raises(ValueError, match=r"labels .* shape \(9,\)"):
         loss(z, LABELS[:8])
     with pytest.raises(ValueError, match="whole numbers"):
@@ -316,7 +331,7 @@ def test_labelled_losses_refuse(name):
 
 def test_triplets_need_two_classes_and_supcon_does_not():
     z, one = rows(), torch.zeros(9, dtype=torch.int64)
-    for loss in (losses.batch_all_triplet, losses.semi_hard_triplet):
+    for loss in (losses.batch_all_triplet, losses.semi_hard_triplet, losses.random_triplet):
         with pytest.raises(ValueError, match="two classes"):
             loss(z, one)
     assert losses.supcon(z, one).item() == pytest.approx(slow_supcon(z, one, 0.1), abs=1e-10)
@@ -337,7 +352,7 @@ def test_the_negative_of_a_triplet_must_match_too():
         losses.triplet(rows(), rows(), rows(8))
 
 
-@pytest.mark.parametrize("value", [0, -0.1, float("nan"), "0.1", True])
+@pytest.mark.parametrize("value", [0, 1e-39, -0.1, float("nan"), "0.1", True])
 def test_bad_temperatures_are_refused(value):
     for call in (lambda: losses.supcon(rows(), LABELS, temperature=value),
                  lambda: losses.info_nce(rows(), rows(), temperature=value),
@@ -374,3 +389,35 @@ def test_batch_all_needs_no_tensor_of_n_cubed():
     with Watch():
         losses.batch_all_triplet(z, torch.arange(800) % 40).backward()
     assert 800 * 800 <= largest <= 800 * 800 + 800 * 40
+
+
+def test_random_triplets_are_valid_and_reach_all(monkeypatch):
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    z = torch.eye(6)
+    drawn = set()
+
+    def note(anchor, positive, negative, *, margin):
+        for a, p, n in zip(*(part.argmax(1).tolist() for part in (anchor, positive, negative)), strict=True):
+            drawn.add((a, p, n))
+        return anchor.sum() * margin
+
+    monkeypatch.setattr(losses, "triplet", note)
+    torch.manual_seed(0)
+    for _ in range(300):
+        losses.random_triplet(z, labels)
+    valid = {(a, p, n) for a in range(6) for p in range(6) for n in range(6)
+             if a != p and labels[a] == labels[p] and labels[a] != labels[n]}
+    assert drawn == valid
+
+
+def test_pairs_must_be_pairs():
+    z = torch.randn(4, 3)
+    value = losses.n_pair_of_classes(z, torch.tensor([1, 1, 0, 0]), l2=0.0)
+    assert value.item() == pytest.approx(losses.n_pair(z[::2], z[1::2], l2=0.0).item())
+    for labels in ([1, 0, 1, 0], [1, 1, 1, 1]):
+        with pytest.raises(ValueError, match="per_class=2"):
+            losses.n_pair_of_classes(z, torch.tensor(labels))
+    with pytest.raises(ValueError, match="per_class=2"):
+        losses.n_pair_of_classes(z[:3], torch.tensor([1, 1, 0]))
+    with pytest.raises(ValueError, match="twice"):
+        losses.random_triplet(z, torch.arange(4))

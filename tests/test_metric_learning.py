@@ -32,11 +32,11 @@ def accuracy(net, seed=1):
 
 
 LOSSES = {
-    "random triplets": (metric_learning.random_triplet, 4),
+    "random triplets": (losses.random_triplet, 4),
     "all triplets": (losses.batch_all_triplet, 4),
     "semi-hard triplets": (losses.semi_hard_triplet, 4),
     "SupCon": (losses.supcon, 4),
-    "N-pair": (metric_learning.n_pair_of_classes, 2),
+    "N-pair": (losses.n_pair_of_classes, 2),
 }
 
 
@@ -70,38 +70,6 @@ def test_the_augmentation_is_applied_to_every_batch():
     assert seen == [12] * 50
 
 
-def test_random_triplets_are_valid_and_reach_all(monkeypatch):
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    z = torch.eye(6)
-    drawn = set()
-
-    def note(anchor, positive, negative, *, margin):
-        for a, p, n in zip(*(part.argmax(1).tolist() for part in (anchor, positive, negative)), strict=True):
-            drawn.add((a, p, n))
-        return anchor.sum() * margin
-
-    monkeypatch.setattr(losses, "triplet", note)
-    torch.manual_seed(0)
-    for _ in range(300):
-        metric_learning.random_triplet(z, labels)
-    valid = {(a, p, n) for a in range(6) for p in range(6) for n in range(6)
-             if a != p and labels[a] == labels[p] and labels[a] != labels[n]}
-    assert drawn == valid
-
-
-def test_pairs_must_be_pairs():
-    z = torch.randn(4, 3)
-    value = metric_learning.n_pair_of_classes(z, torch.tensor([1, 1, 0, 0]), l2=0.0)
-    assert value.item() == pytest.approx(losses.n_pair(z[::2], z[1::2], l2=0.0).item())
-    for labels in ([1, 0, 1, 0], [1, 1, 1, 1]):
-        with pytest.raises(ValueError, match="per_class=2"):
-            metric_learning.n_pair_of_classes(z, torch.tensor(labels))
-    with pytest.raises(ValueError, match="per_class=2"):
-        metric_learning.n_pair_of_classes(z[:3], torch.tensor([1, 1, 0]))
-    with pytest.raises(ValueError, match="no triplet"):
-        metric_learning.random_triplet(z, torch.arange(4))
-
-
 @pytest.mark.parametrize("contrast", [None, "triplet", "simclr"])
 def test_a_classifier_learns_with_any_company(contrast):
     images, labels = striped()
@@ -128,6 +96,52 @@ def test_the_contrast_changes_what_is_learnt_and_its_weight_counts():
         run(contrast="infonce")
     with pytest.raises(ValueError, match="weight"):
         run(contrast="triplet", weight=0)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+@pytest.mark.parametrize("contrast", [None, "triplet", "simclr"])
+def test_the_loss_is_the_sum_it_claims_to_be(contrast, weight, monkeypatch):
+    """One batch, no step before it: cross entropy of both views plus the weighted contrast, by hand."""
+    images, labels = striped(24)
+    seen = []
+    real = {name: getattr(losses, name) for name in ("semi_hard_triplet", "info_nce")}
+    for name, loss in real.items():
+        monkeypatch.setattr(losses, name, lambda *a, loss=loss, **k: seen.append(loss(*a, **k)) or seen[-1])
+    entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *a: seen.append(entropy(*a)) or seen[-1])
+    drawn = []
+
+    def view(batch):
+        drawn.append(batch.flip(3) if len(drawn) % 2 else 1 - batch)
+        return drawn[-1]
+
+    passes = []
+    net = encoder()
+    net.register_forward_hook(lambda module, given, out: passes.append(given[0]))
+    _, found = metric_learning.learn_classes(net, images, labels, contrast=contrast, weight=weight, augment=view,
+                                             epochs=1, batch_size=24)
+    expected = seen[0] + (weight * seen[1] if contrast else 0)
+    assert len(seen) == (2 if contrast else 1)
+    assert found[0] == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.equal(passes[0], torch.cat(drawn))                            # both views, and nothing else
+
+
+def test_a_last_batch_of_one_class_does_not_stop_the_training():
+    images, labels = striped(9)
+    order = torch.tensor([0, 3, 6, 1, 4, 7, 2, 5, 8])
+    for seed in range(6):
+        torch.manual_seed(seed)
+        metric_learning.learn_classes(encoder(), images[order], labels[order], contrast="triplet",
+                                      augment=lambda batch: batch, epochs=2, batch_size=7)
+
+
+def test_an_encoder_must_say_how_many_features_it_gives():
+    images, labels = striped(12)
+    bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(432, 4))
+    with pytest.raises(ValueError, match=r"encoder\.dim"):
+        metric_learning.learn_classes(bare, images, labels, augment=lambda batch: batch, epochs=1)
+    with pytest.raises(ValueError, match="widths"):
+        ResNet(widths=())
 
 
 def test_bad_input_is_refused():

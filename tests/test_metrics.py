@@ -314,6 +314,17 @@ def test_a_tie_goes_to_the_nearer_neighbour():
     assert metrics.knn_accuracy(train, y, torch.tensor([[1.0, 0.2]]), torch.tensor([0]), k=2) == 1
 
 
+def test_a_tie_goes_to_the_nearest_whatever_the_classes_are_called():
+    """Four neighbours in the order A B B A: two votes each, and the nearest is of A. A majority is never overruled."""
+    train = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]])
+    asked = torch.tensor([[1.0, 0.0]])
+    for a, b in ((0, 1), (1, 0)):
+        assert metrics.knn_accuracy(train, torch.tensor([a, b, b, a]), asked, torch.tensor([a]), k=4) == 1
+    many = torch.stack([torch.ones(4001), torch.arange(4001.0) / 4001], dim=1)
+    votes = torch.tensor([0] * 2000 + [1] * 2001)
+    assert metrics.knn_accuracy(many, votes, asked, torch.tensor([1]), k=4001) == 1
+
+
 def test_alignment_and_uniformity_have_closed_forms():
     z = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert metrics.alignment(z, z) == 0

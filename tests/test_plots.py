@@ -191,7 +191,15 @@ def test_points_show_their_images_in_every_panel():
     assert name not in other                                        # two figures in a page do not meddle
 
 
+def test_few_points_have_a_sprite_of_their_own_width():
+    page = widgets.hover({"a": torch.rand(7, 2)}, torch.rand(7, 1, 8, 8), torch.zeros(7, dtype=torch.int64), ["x"],
+                         alt="points").data
+    assert Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1]))).size == (56, 8)
+    assert 'width="56" height="8"' in page
+
+
 @pytest.mark.parametrize(("change", "word"), [
+    ({"names": "abcdefgh"}, "names must be 1 to 7"), ({"side": -5}, "side"),
     ({"spaces": {}}, "spaces"), ({"alt": " "}, "alt"), ({"images": torch.rand(3, 8, 8)}, "images"),
     ({"labels": torch.tensor([0, 1, 2, 0])}, "labels"), ({"spaces": {"a": torch.rand(3, 2)}}, r"spaces\['a'\]"),
     ({"spaces": {"a": torch.full((4, 2), float("nan"))}}, "finite"),

@@ -1,5 +1,7 @@
 """SimCLR: what it learns, what it must not depend on, and the head that is thrown away."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -37,36 +39,21 @@ def test_features_gain_over_the_untrained_encoder():
 
 def test_the_loss_is_info_nce_of_two_views_in_one_pass():
     images = torch.rand(8, 3, 16, 16)
-    passes, drawn = [], []
-
-    class Watched(nn.Module):
-        dim = 8
-
-        def __init__(self):
-            super().__init__()
-            self.inner = small()
-
-        def forward(self, batch):
-            passes.append(len(batch))
-            return self.inner(batch)
+    drawn, passes = [], []
 
     def views(batch):
-        drawn.append(batch + 0.001 * len(drawn))
+        drawn.append(batch.flip(3) if len(drawn) % 2 else 1 - batch)
         return drawn[-1]
 
     torch.manual_seed(0)
-    net, head = Watched(), ProjectionHead(8, out=5)
-    with torch.no_grad():
-        net.train()
-        z = head(net(torch.cat([images, images + 0.001])))
-        expected = losses.info_nce(*z.chunk(2), temperature=0.3).item()
-    passes.clear()
-    net2 = Watched()
-    net2.load_state_dict(net.state_dict())
-    _, found = simclr.pretrain(net2, images, head=head, views=views, temperature=0.3, epochs=1, batch_size=8)
-    assert passes == [16]
-    assert len(drawn) == 2
-    assert found[0] == pytest.approx(expected, abs=1e-3)                       # the batch is in another order
+    net, head = small(), ProjectionHead(8, out=5)
+    twin = copy.deepcopy(nn.Sequential(net, head)).train()
+    net.register_forward_hook(lambda module, given, out: passes.append(given[0]))
+    _, found = simclr.pretrain(net, images, head=head, views=views, temperature=0.3, epochs=1, batch_size=8)
+    assert len(passes) == 1                                                    # one pass, so one batch for batch norm
+    assert torch.equal(passes[0], torch.cat(drawn))
+    z = twin(torch.cat(drawn))
+    assert found[0] == pytest.approx(losses.info_nce(*z.chunk(2), temperature=0.3).item(), rel=1e-5)
 
 
 def test_same_seed_same_weights_and_another_seed_others():
@@ -90,13 +77,30 @@ def test_h_comes_before_the_head_and_z_after_it():
     assert torch.equal(model(images), model.head(model.embed(images)))
 
 
-def test_lars_warm_up_and_the_default_recipe():
+def test_lars_and_warm_up_reach_the_training(monkeypatch):
+    given = {}
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: given.update(k) or train(*a, **k))
     torch.manual_seed(0)
-    _, found = simclr.pretrain(small(), torch.rand(20, 3, 16, 16), epochs=3, batch_size=10, lr=0.1, warmup=1,
-                               optimizer=training.LARS)
-    assert len(found) == 3
-    recipe = augment.simclr()
-    assert recipe(torch.rand(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+    simclr.pretrain(small(), torch.rand(20, 3, 16, 16), epochs=3, batch_size=10, lr=0.1, warmup=1,
+                    optimizer=training.LARS)
+    assert isinstance(given["optimizer"], training.LARS)
+    assert given["optimizer"].defaults["lr"] == 0.1
+    assert (given["warmup"], given["batch_size"]) == (1, 10)
+
+
+def test_the_papers_recipe_is_the_default(monkeypatch):
+    used = []
+
+    def recipe(**options):
+        used.append(options)
+        return lambda batch: used.append(len(batch)) or batch
+
+    monkeypatch.setattr(augment, "simclr", recipe)
+    simclr.pretrain(small(), torch.rand(6, 3, 16, 16), epochs=1, batch_size=6)
+    assert used == [{}, 6, 6]
+    with pytest.raises(ValueError, match=r"encoder\.dim"):
+        simclr.SimCLR(nn.Flatten())
 
 
 def test_a_stopped_training_goes_on(tmp_path):

@@ -204,6 +204,17 @@ def test_training_walks_through_batches_of_ones_own():
         training.train(net, loss, x, y, epochs=1, batch_size=4, batches=batches)
     with pytest.raises(ValueError, match="either batch_size or batches"):
         training.train(net, loss, x, y, epochs=1)
+    with pytest.raises(ValueError, match="at least one batch"):
+        training.train(net, loss, x, y, epochs=1, batches=[])
+    with pytest.raises(ValueError, match="warmup must be at most the 2"):
+        training.train(net, loss, x, y, epochs=2, batch_size=4, warmup=3)
+
+
+@pytest.mark.parametrize("option", [{"lr": -1}, {"lr": 1, "momentum": 5}, {"lr": 1, "trust": 0},
+                                    {"lr": 1, "weight_decay": -1}])
+def test_lars_refuses(option):
+    with pytest.raises(ValueError, match=list(option)[-1]):
+        training.LARS([torch.nn.Parameter(torch.ones(2, 2))], **option)
 
 
 def test_lars_moves_a_weight_by_a_share_of_its_length():

@@ -1,4 +1,4 @@
-"""Metric learning: an encoder whose distances mean "same class", and what that does for a classifier.
+"""Metric learning: an encoder whose distances mean "same class", alone or beside a classifier's cross entropy.
 
 An encoder f maps an image to a vector; a loss compares the vectors of a batch by their labels (`adlearn.losses`). What
 turns a loss into a method is the batch, which must hold several images of each of several classes:
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlearn import checks, losses, training
-from adlearn.nets import ProjectionHead
+from adlearn.nets import ProjectionHead, width
 from adlearn.training import ClassBatches
 
 
@@ -40,9 +40,9 @@ def learn_metric(
     Args:
         encoder: images (B, C, H, W) to embeddings z (B, D); ends in evaluation mode.
         images: (N, C, H, W) in [0, 1].
-        labels: (N,) whole numbers.
-        loss: one of `losses.supcon`, `losses.batch_all_triplet`, `losses.semi_hard_triplet`, `random_triplet`,
-            `n_pair_of_classes`, or your own.
+        labels: (N,) whole numbers from 0.
+        loss: of `losses`: `supcon`, `batch_all_triplet`, `semi_hard_triplet`, `random_triplet`, `n_pair_of_classes`
+            (with `per_class=2`); or your own.
         classes, per_class: P and K of each batch; `classes=None` takes all.
         augment: applied to each batch, e.g. `adlearn.augment.simclr()`.
         callback: see `training.train`.
@@ -51,37 +51,13 @@ def learn_metric(
         ValueError: labels that do not hold P classes of K images; what the loss refuses.
     """
     images = checks.images(images)
-    labels = checks.classes(labels, len(images), int(labels.max()) + 1)
+    labels = checks.classes(labels, len(images))
 
     def value(batch: Tensor, truth: Tensor) -> Tensor:
         return loss(encoder(batch if augment is None else augment(batch)), truth)
 
     batches = ClassBatches(labels, classes=classes, per_class=per_class)
     return training.train(encoder, value, images, labels, epochs=epochs, batches=batches, lr=lr, callback=callback)
-
-
-def random_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
-    """Triplet loss without mining: each row as an anchor, with one positive and one negative drawn at random.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,); rows that are alone in their class are no anchors.
-    """
-    same = labels[:, None] == labels                                                    # (N, N)
-    others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    anchors = (others.any(1) & ~same.all(1)).nonzero()[:, 0]                            # (M,)
-    if not len(anchors):
-        raise ValueError("labels must name two classes, one of them twice, or there is no triplet")
-    positives, negatives = (torch.multinomial(chosen[anchors].float(), 1)[:, 0] for chosen in (others, ~same))
-    return losses.triplet(embeddings[anchors], embeddings[positives], embeddings[negatives], margin=margin)
-
-
-def n_pair_of_classes(embeddings: Tensor, labels: Tensor, *, l2: float = 0.002) -> Tensor:
-    """N-pair loss of a batch in which each class stands with two rows, one after the other (`per_class=2`)."""
-    first, second = labels[0::2], labels[1::2]
-    if len(labels) % 2 or not torch.equal(first, second) or len(first.unique()) < len(first):
-        raise ValueError("labels must be pairs of N different classes (a, a, b, b, …): use per_class=2")
-    return losses.n_pair(embeddings[0::2], embeddings[1::2], l2=l2)
 
 
 class Classifier(nn.Module):
@@ -94,7 +70,8 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, classes: int):
         super().__init__()
-        self.encoder, self.linear = encoder, nn.Linear(encoder.dim, checks.positive_int(classes, "classes", 2))
+        self.encoder = encoder
+        self.linear = nn.Linear(width(encoder), checks.positive_int(classes, "classes", 2))
 
     def embed(self, images: Tensor) -> Tensor:
         return self.encoder(images)                                                     # (B, dim)
@@ -134,20 +111,23 @@ def learn_classes(
 
     Returns:
         The classifier, in evaluation mode, and the mean loss of each epoch.
+
+    Raises:
+        ValueError: images outside [0, 1]; labels that do not fit; an unknown `contrast`; an encoder without `dim`.
     """
     images = checks.images(images)
-    labels = checks.classes(labels, len(images), int(labels.max()) + 1)
+    labels = checks.classes(labels, len(images))
     if contrast is not None:
         checks.choice(contrast, CONTRASTS, "contrast")
     checks.between(weight, 0, 1e6, "weight")
     where = training.device_of(encoder)
     classifier = Classifier(encoder, int(labels.max()) + 1).to(where)
-    head = ProjectionHead(encoder.dim).to(where) if contrast == "simclr" else nn.Identity()
+    head = ProjectionHead(width(encoder)).to(where) if contrast == "simclr" else nn.Identity()
 
     def loss(batch: Tensor, truth: Tensor) -> Tensor:
         h = classifier.embed(torch.cat([augment(batch), augment(batch)]))               # (2B, dim)
         value = F.cross_entropy(classifier.linear(h), truth.repeat(2))
-        if contrast == "triplet":
+        if contrast == "triplet" and (truth != truth[0]).any():        # a small last batch may hold one class only
             value = value + weight * losses.semi_hard_triplet(h, truth.repeat(2))
         elif contrast == "simclr":
             value = value + weight * losses.info_nce(*head(h).chunk(2))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adlearn import augment, checks, losses, training
-from adlearn.nets import ProjectionHead
+from adlearn.nets import ProjectionHead, width
 
 
 class SimCLR(nn.Module):
@@ -30,7 +30,7 @@ class SimCLR(nn.Module):
 
     def __init__(self, encoder: nn.Module, *, head: nn.Module | None = None):
         super().__init__()
-        self.encoder, self.head = encoder, ProjectionHead(encoder.dim) if head is None else head
+        self.encoder, self.head = encoder, ProjectionHead(width(encoder)) if head is None else head
 
     def embed(self, images: Tensor) -> Tensor:
         return self.encoder(images)                                                     # (B, dim)
@@ -69,6 +69,9 @@ def pretrain(
         epochs, batch_size, lr, warmup, callback, checkpoint: see `training.train`.
         optimizer: Adam suits small batches; the paper's is `training.LARS`, at 4,096 images with a rate of
             0.3 · batch_size / 256 and 10 epochs of warm-up.
+
+    Raises:
+        ValueError: images outside [0, 1]; an encoder without `dim` and no head; a temperature that is not positive.
     """
     images = checks.images(images)
     views = augment.simclr() if views is None else views
