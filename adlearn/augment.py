@@ -169,9 +169,11 @@ def adjust_hue(images: Tensor, factor: float | Tensor) -> Tensor:
     # 2 − share where it is between (away 1): one formula for the three. The sign of `side` says which way round.
     away = side.abs()
     steps = (3 - away).addcmul_(share, 2 * away - 3)
-    hue = (torch.copysign(steps, side) + 6 * factor[:, 0]) % 6                                  # (B, H, W)
-    shares = torch.stack([(hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()], dim=1).clamp_(0, 1)
-    return shares.mul_(chroma[:, None]).add_(low[:, None])                                      # (B, 3, H, W)
+    hue = torch.copysign(steps, side) + 6 * factor[:, 0]
+    hue = hue - 6 * (hue / 6).floor_()                                                          # (B, H, W), in [0, 6)
+    opposite, sign, offset = images.new_tensor([[3, 2, 4], [1, -1, -1], [-1, 2, 2]]).view(3, 1, 3, 1, 1).unbind(0)
+    shares = torch.addcmul(offset, sign, (hue[:, None] - opposite).abs_()).clamp_(0, 1)         # (B, 3, H, W)
+    return shares.mul_(chroma[:, None]).add_(low[:, None])
 
 
 def grey(images: Tensor) -> Tensor:
