@@ -245,7 +245,7 @@ def cutout(images: Tensor, centres: Tensor, side: int, fill: float = 0.5) -> Ten
     rows, columns = (torch.arange(length, device=images.device) - start[:, None]
                      for length, start in zip(images.shape[2:], first.unbind(1), strict=True))  # (B, H), (B, W)
     rows, columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
-    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], _check_number(fill, "fill", 0, 1))
+    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], checks.within(fill, 0, 1, "fill"))
 
 
 # Random transforms ---------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class RandomResizedCrop(Transform):
     def __post_init__(self):
         _check_span(self.scale, "scale", 1e-6, 1)
         _check_span(self.ratio, "ratio", 1 / LARGEST, LARGEST)
-        _check_number(self.mirror, "mirror", 0, 1)
+        checks.within(self.mirror, 0, 1, "mirror")
         if self.size is not None:
             _check_size(self.size)
 
@@ -335,7 +335,7 @@ class RandomHorizontalFlip(Transform):
     in_place = True
 
     def __post_init__(self):
-        _check_number(self.p, "p", 0, 1)
+        checks.within(self.p, 0, 1, "p")
 
     def apply(self, images, generator):
         return _change(images, _coins(generator, images, self.p), lambda some: some.flip(3))
@@ -357,9 +357,9 @@ class ColorJitter(Transform):
 
     def __post_init__(self):
         for name in ("brightness", "contrast", "saturation"):
-            _check_number(getattr(self, name), name)
-        _check_number(self.hue, "hue", 0, 0.5)
-        _check_number(self.p, "p", 0, 1)
+            checks.within(getattr(self, name), 0, LARGEST, name)
+        checks.within(self.hue, 0, 0.5, "hue")
+        checks.within(self.p, 0, 1, "p")
 
     def apply(self, images, generator):
         steps = [(adjust_brightness, self.brightness), (adjust_contrast, self.contrast),
@@ -383,7 +383,7 @@ class RandomGrey(Transform):
     in_place = True
 
     def __post_init__(self):
-        _check_number(self.p, "p", 0, 1)
+        checks.within(self.p, 0, 1, "p")
 
     def apply(self, images, generator):
         return _change(images, _coins(generator, images, self.p), grey)
@@ -399,7 +399,7 @@ class RandomGaussianBlur(Transform):
 
     def __post_init__(self):
         _check_span(self.sigma, "sigma", 0.01, LARGEST)
-        _check_number(self.p, "p", 0, 1)
+        checks.within(self.p, 0, 1, "p")
 
     def apply(self, images, generator):
         kernel_size = 2 * max(1, min(images.shape[2:]) // 20) + 1
@@ -414,7 +414,7 @@ class GaussianNoise(Transform):
     sigma: float = 0.1
 
     def __post_init__(self):
-        _check_number(self.sigma, "sigma")
+        checks.within(self.sigma, 0, LARGEST, "sigma")
 
     def apply(self, images, generator):
         noise = torch.randn(images.shape, generator=generator, device=_place(generator))
@@ -429,8 +429,8 @@ class Cutout(Transform):
     fill: float = 0.5
 
     def __post_init__(self):
-        _check_number(self.side, "side", 0, 1)
-        _check_number(self.fill, "fill", 0, 1)
+        checks.within(self.side, 0, 1, "side")
+        checks.within(self.fill, 0, 1, "fill")
 
     def apply(self, images, generator):
         centres = [torch.randint(length, (len(images),), generator=generator, device=_place(generator))
@@ -478,7 +478,7 @@ class CutPermute(Transform):
 
 def simclr(*, strength: float = 0.5, blur: bool = False) -> Compose:
     """SimCLR's augmentation, the defaults as for CIFAR-10; with ``strength=1, blur=True`` as for ImageNet."""
-    s = _check_number(strength, "strength", 0, 2.5)
+    s = checks.within(strength, 0, 2.5, "strength")
     return Compose(RandomResizedCrop(mirror=0.5), ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s, p=0.8),
                    RandomGrey(), *[RandomGaussianBlur()] * blur)
 
@@ -569,12 +569,6 @@ def _check_whole(value, shape: tuple[int, ...], name: str) -> Tensor:
     if value.shape != shape or value.is_floating_point() or value.dtype == torch.bool:
         raise ValueError(f"{name} must be whole numbers of shape {shape}, got {value.dtype} {tuple(value.shape)}")
     return value.long()
-
-
-def _check_number(value, name: str, low: float = 0.0, high: float = LARGEST) -> float:
-    if not (checks.is_number(value) and low <= value <= high):
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)
 
 
 def _check_span(value, name: str, low: float, high: float) -> None:

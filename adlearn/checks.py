@@ -146,6 +146,13 @@ def between(value, low: float, high: float, name: str) -> float:
     return float(value)
 
 
+def within(value, low: float, high: float, name: str) -> float:
+    """A number from `low` to `high`, both allowed."""
+    if not (is_number(value) and low <= value <= high):
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
+
+
 def path(value, name: str) -> Path:
     """The name of a file or folder."""
     if not isinstance(value, str | os.PathLike):

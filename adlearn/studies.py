@@ -56,10 +56,11 @@ def judged(embed: Callable[[Tensor], Tensor], parts: Labelled) -> dict[str, floa
     return {"linear_probe": metrics.linear_probe(*pairs), "knn_accuracy": metrics.knn_accuracy(*pairs)}
 
 
-def timed(train: Callable[[], object], figures: Callable[[], dict[str, float]]) -> dict[str, dict[str, float]]:
+def timed(train: Callable[[], object], figures: Callable[[object], dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Train, then judge what the training returned."""
     start = time.perf_counter()
-    train()
-    return {"seconds": {"train": time.perf_counter() - start}, "figures": figures()}
+    trained = train()
+    return {"seconds": {"train": time.perf_counter() - start}, "figures": figures(trained)}
 
 
 # Chapter 7: how triplets are found ---------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def metric(loss: Callable[[Tensor, Tensor], Tensor], *, per_class: int = 8, dim:
         parts, encoder = images(seed), fresh(seed, dim)
         return timed(lambda: metric_learning.learn_metric(encoder, parts.train, parts.train_labels, loss, epochs=8,
                                                           per_class=per_class, lr=2e-3),
-                     lambda: judged(encoder, parts))
+                     lambda _: judged(encoder, parts))
     return case
 
 
@@ -91,11 +92,10 @@ def label_noise(contrast: str | None, share: float) -> Case:
     """Test accuracy after training on labels of which a share is wrong."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed)
-        labels, found = wrong(parts.train_labels, share, seed), []
-        return timed(
-            lambda: found.extend(metric_learning.learn_classes(encoder, parts.train, labels, contrast=contrast,
-                                                               augment=COLOUR, epochs=12, lr=2e-3)),
-            lambda: {"accuracy": accuracy(found[0], parts)})
+        labels = wrong(parts.train_labels, share, seed)
+        return timed(lambda: metric_learning.learn_classes(encoder, parts.train, labels, contrast=contrast,
+                                                           augment=COLOUR, epochs=12, lr=2e-3)[0],
+                     lambda classifier: {"accuracy": accuracy(classifier, parts)})
     return case
 
 
@@ -112,24 +112,25 @@ def few_labels(way: str, per_class: int) -> Case:
         order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
         known = torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
         some = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
-        found = []
 
-        def train():
+        def train() -> nn.Module | None:
+            """The classifier, where a way trains one."""
             if way == "CE":
                 size = min(128, len(known))
-                found.extend(metric_learning.learn_classes(
+                return metric_learning.learn_classes(
                     encoder, some.train, some.train_labels, augment=COLOUR, lr=2e-3, batch_size=size,
-                    epochs=round(280 * size / len(known))))
-            elif way == "SupCon":
+                    epochs=round(280 * size / len(known)))[0]
+            if way == "SupCon":
                 size = min(16, per_class)
                 metric_learning.learn_metric(
                     encoder, some.train, some.train_labels, losses.supcon, augment=COLOUR, lr=2e-3, per_class=size,
                     epochs=round(280 * size / per_class))
             else:
                 simclr.pretrain(encoder, parts.train, views=COLOUR, lr=2e-3, batch_size=128, epochs=12)
+            return None
 
-        return timed(train, lambda: {
-            "accuracy": accuracy(found[0], some) if found else judged(encoder, some)["linear_probe"]})
+        return timed(train, lambda classifier: {
+            "accuracy": accuracy(classifier, some) if classifier else judged(encoder, some)["linear_probe"]})
     return case
 
 
@@ -140,21 +141,21 @@ def contrastive(views: Callable[[Tensor], Tensor] = COLOUR, *, per_class: int = 
                 head: Callable[[int], nn.Module] = ProjectionHead, judge_z: bool = False) -> Case:
     """SimCLR on parts without their labels, judged on h, and on z if asked; ten epochs."""
     def case(seed: int):
-        parts, encoder, found = images(seed, per_class), fresh(seed), []
+        parts, encoder = images(seed, per_class), fresh(seed)
 
-        def figures():
-            of_z = judged(found[0], parts) if judge_z else {}
+        def figures(model: simclr.SimCLR):
+            of_z = judged(model, parts) if judge_z else {}
             return judged(encoder, parts) | {f"{name}_of_z": value for name, value in of_z.items()}
 
-        return timed(lambda: found.extend(simclr.pretrain(
+        return timed(lambda: simclr.pretrain(
             encoder, parts.train, views=views, head=head(encoder.dim), epochs=10, batch_size=batch_size,
-            lr=2e-3 * (batch_size / 128) ** 0.5)), figures)
+            lr=2e-3 * (batch_size / 128) ** 0.5)[0], figures)
     return case
 
 
 def untrained(seed: int):
     parts, encoder = images(seed), fresh(seed)
-    return timed(lambda: None, lambda: judged(encoder, parts))
+    return timed(lambda: None, lambda _: judged(encoder, parts))
 
 
 def generative(seed: int):
@@ -165,7 +166,7 @@ def generative(seed: int):
     return timed(
         lambda: training.train(model, lambda batch: (model(batch) - batch).square().mean(), parts.train, epochs=10,
                                batch_size=128, lr=2e-3),
-        lambda: judged(lambda batch: model.code(batch).mean((2, 3)), parts))
+        lambda _: judged(lambda batch: model.code(batch).mean((2, 3)), parts))
 
 
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}

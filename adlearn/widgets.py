@@ -121,11 +121,11 @@ def _hovering(titles, panels, sprite: str, width: int, height: int, labels, name
     groups = []
     for i, label in enumerate(labels):
         colour, shape = SHAPES[label]
-        places = [(k * (side + 16) + x, 24 + side - y) for k, panel in enumerate(panels) for x, y in (panel[i],)]
+        places = [(k * (side + 16) + panel[i][0], 24 + side - panel[i][1]) for k, panel in enumerate(panels)]
         marks = "".join(f'<path class="m" transform="translate({x:.1f},{y:.1f})" d="{shape}" stroke="{colour}" '
                         f'fill="{colour}"/>' for x, y in places)
         groups.append(
-            f'<g class="p">{marks}<g class="i"><svg x="{across}" y="40" width="96" height="96" '
+            f'<g class="p" tabindex="-1">{marks}<g class="i"><svg x="{across}" y="40" width="96" height="96" '
             f'viewBox="{width * (i % SPRITES)} {height * (i // SPRITES)} {width} {height}"><use href="#{name}"/></svg>'
             f'<text x="{across}" y="154">{html.escape(str(names[label]))}</text></g></g>')
     frames = "".join(f'<rect x="{k * (side + 16)}" y="24" width="{side}" height="{side}" class="f"/>'
@@ -142,12 +142,11 @@ def _hovering(titles, panels, sprite: str, width: int, height: int, labels, name
              f"#{name}-f .i{{visibility:hidden}}#{name}-f .p:hover .i,#{name}-f .p:focus .i{{visibility:visible}}"
              f"#{name}-f .p:focus{{outline:none}}#{name}-f .p:hover .m,#{name}-f .p:focus .m"
              f"{{stroke:#000;stroke-width:7;fill-opacity:1;paint-order:stroke}}")
-    points = "".join(groups).replace('<g class="p">', '<g class="p" tabindex="-1">')
     return (f'<svg id="{name}-f" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {size[0]} {size[1]}" '
             f'width="{size[0]}" xmlns="http://www.w3.org/2000/svg"><style>{style}</style><defs>'
             f'<image id="{name}" width="{width * min(SPRITES, len(labels))}" '
             f'height="{height * -(-len(labels) // SPRITES)}" '
-            f'href="data:image/jpeg;base64,{sprite}"/></defs>{frames}{legend}{points}</svg>')
+            f'href="data:image/jpeg;base64,{sprite}"/></defs>{frames}{legend}{"".join(groups)}</svg>')
 
 
 def _sprite(images: Tensor) -> str:
