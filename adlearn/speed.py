@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,14 +91,21 @@ def loss_memory(loss: str, *, rows: int = 512) -> dict[str, float]:
 
 def _peak(loss: str, rows: int, number: int) -> float:
     """Run one of the two steps, after a small one that loads what it needs."""
-    from resource import RUSAGE_SELF, getrusage
-
-    unit = 1 if sys.platform == "darwin" else 1024                              # bytes there, kilobytes elsewhere
     _loss_steps(loss, 64)[number]()
     step = _loss_steps(loss, rows)[number]
-    before = getrusage(RUSAGE_SELF).ru_maxrss
+    before = _peak_bytes()
     step()
-    return (getrusage(RUSAGE_SELF).ru_maxrss - before) * unit / 1e6
+    return (_peak_bytes() - before) / 1e6
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held; on Linux not by `getrusage`, whose peak a child inherits."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+    from resource import RUSAGE_SELF, getrusage
+
+    return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _loss_steps(loss: str, rows: int) -> tuple[Callable[[], float], Callable[[], float]]:

@@ -1,8 +1,9 @@
 """Comparisons that need many trainings, for `python -m adlearn.bench`: one case trains one network.
 
-The cases of a seed share their images and the encoder's first weights, so that they can be compared in pairs. The
-order of the images is not the same in all of them: a method's own layers and draws come from the same generator. A
-seed draws its own images, none of which the chapters show, and nothing in a study is chosen by its figures.
+The cases of a seed share their images and the encoder's first weights, so that they can be compared in pairs, and
+unless the comparison is about it also the number of steps, of images in a step and of views of each. The order of the
+images is each case's own: a method's layers and draws come from the same generator. A seed draws its own images, none
+of which the chapters show, and nothing in a study is chosen by its figures.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
 
 WIDTHS = (32, 64, 128, 128)
 FIRST_SEED = 100                                # of the images; the chapters use small seeds
+BATCH, EPOCHS = 128, 10                         # of every training, unless it says otherwise
 Case = Callable[[int], dict[str, dict[str, float]]]         # seed to {"figures": …, "seconds": …}
 
 # Strong distortion of colour: the recipe's jitter at full strength and any hue, half of the views grey.
@@ -63,15 +65,16 @@ def timed(train: Callable[[], object], figures: Callable[[object], dict[str, flo
     return {"seconds": {"train": time.perf_counter() - start}, "figures": figures(trained)}
 
 
-# Chapter 7: how triplets are found ---------------------------------------------------------------------------
+# Chapters 7 and 8: what is compared in a batch ----------------------------------------------------------------
 
 
-def metric(loss: Callable[[Tensor, Tensor], Tensor], *, per_class: int = 8, dim: int | None = None) -> Case:
+def metric(loss: Callable[[Tensor, Tensor], Tensor], *, dim: int | None = None, epochs: int = 8,
+           per_class: int = 8) -> Case:
     """An encoder trained with a loss on labelled parts; `dim` adds a linear layer, so that features can be negative."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed, dim)
-        return timed(lambda: metric_learning.learn_metric(encoder, parts.train, parts.train_labels, loss, epochs=8,
-                                                          per_class=per_class, lr=2e-3),
+        return timed(lambda: metric_learning.learn_metric(encoder, parts.train, parts.train_labels, loss,
+                                                          epochs=epochs, per_class=per_class, lr=2e-3),
                      lambda _: judged(encoder, parts))
     return case
 
@@ -104,42 +107,51 @@ def accuracy(classifier: nn.Module, parts: Labelled) -> float:
     return (logits.argmax(1) == parts.test_labels).double().mean().item()
 
 
+STEPS = 280                                     # of every training in the study of few labels
+
+
 def few_labels(way: str, per_class: int) -> Case:
-    """Test accuracy from `per_class` labelled images: by cross entropy alone, or with a linear layer on features that
-    were pretrained on these images (SupCon) or on all images without labels (SimCLR). 220 to 360 steps each."""
+    """Accuracy of a linear probe on `per_class` labelled images of each kind, after 280 steps on two views of up to 128
+    images: of cross entropy or SupCon on the labelled images, or of SimCLR on all images without labels."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed)
         order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
         known = torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
         some = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
-
-        def train() -> nn.Module | None:
-            """The classifier, where a way trains one."""
-            if way == "CE":
-                size = min(128, len(known))
-                return metric_learning.learn_classes(
-                    encoder, some.train, some.train_labels, augment=COLOUR, lr=2e-3, batch_size=size,
-                    epochs=round(280 * size / len(known)))[0]
-            if way == "SupCon":
-                size = min(16, per_class)
-                metric_learning.learn_metric(
-                    encoder, some.train, some.train_labels, losses.supcon, augment=COLOUR, lr=2e-3, per_class=size,
-                    epochs=round(280 * size / per_class))
-            else:
-                simclr.pretrain(encoder, parts.train, views=COLOUR, lr=2e-3, batch_size=128, epochs=12)
-            return None
-
-        return timed(train, lambda classifier: {
-            "accuracy": accuracy(classifier, some) if classifier else judged(encoder, some)["linear_probe"]})
+        shared = {"epochs": passes(len(parts.train if way == "SimCLR" else known)), "lr": 2e-3}
+        ways = {
+            "CE": lambda: metric_learning.learn_classes(encoder, some.train, some.train_labels, augment=COLOUR,
+                                                        batch_size=BATCH, **shared),
+            "SupCon": lambda: supervised(encoder, some, **shared),
+            "SimCLR": lambda: simclr.pretrain(encoder, parts.train, views=COLOUR, batch_size=BATCH, **shared),
+        }
+        return timed(ways[way], lambda _: {"accuracy": judged(encoder, some)["linear_probe"]})
     return case
+
+
+def passes(count: int, batch_size: int = BATCH, steps: int = STEPS) -> int:
+    """Epochs over `count` images that come nearest to a number of steps."""
+    return max(1, round(steps / len(training.Shuffled(count, batch_size))))
+
+
+def supervised(encoder: nn.Module, parts: Labelled, **options) -> None:
+    """SimCLR's training with SupCon in place of InfoNCE: positives are all views of all images of the class."""
+    model = simclr.SimCLR(encoder).to(runtime.device())
+    training.train(model, lambda batch, truth: losses.supcon(model(two_views(batch)), truth.repeat(2)),
+                   parts.train, parts.train_labels, batch_size=BATCH, **options)
+
+
+def two_views(batch: Tensor) -> Tensor:
+    return torch.cat([COLOUR(batch), COLOUR(batch)])
 
 
 # Chapter 9: what SimCLR needs --------------------------------------------------------------------------------
 
 
-def contrastive(views: Callable[[Tensor], Tensor] = COLOUR, *, per_class: int = 300, batch_size: int = 128,
-                head: Callable[[int], nn.Module] = ProjectionHead, judge_z: bool = False) -> Case:
-    """SimCLR on parts without their labels, judged on h, and on z if asked; ten epochs."""
+def contrastive(views: Callable[[Tensor], Tensor] = COLOUR, *, per_class: int = 300, batch_size: int = BATCH,
+                steps: int | None = None, head: Callable[[int], nn.Module] = ProjectionHead,
+                judge_z: bool = False) -> Case:
+    """SimCLR on parts without their labels, judged on h, and on z if asked; ten epochs, or so many steps."""
     def case(seed: int):
         parts, encoder = images(seed, per_class), fresh(seed)
 
@@ -148,25 +160,37 @@ def contrastive(views: Callable[[Tensor], Tensor] = COLOUR, *, per_class: int = 
             return judged(encoder, parts) | {f"{name}_of_z": value for name, value in of_z.items()}
 
         return timed(lambda: simclr.pretrain(
-            encoder, parts.train, views=views, head=head(encoder.dim), epochs=10, batch_size=batch_size,
-            lr=2e-3 * (batch_size / 128) ** 0.5)[0], figures)
+            encoder, parts.train, views=views, head=head(encoder.dim), batch_size=batch_size,
+            epochs=passes(len(parts.train), batch_size, steps) if steps else EPOCHS,
+            lr=2e-3 * (batch_size / BATCH) ** 0.5)[0], figures)
     return case
 
 
-def untrained(seed: int):
+def untrained(*, per_class: int = 300, dim: int | None = None) -> Case:
+    def case(seed: int):
+        parts, encoder = images(seed, per_class), fresh(seed, dim)
+        return timed(lambda: None, lambda _: judged(encoder, parts))
+    return case
+
+
+def with_labels(seed: int):
     parts, encoder = images(seed), fresh(seed)
-    return timed(lambda: None, lambda _: judged(encoder, parts))
+    return timed(lambda: supervised(encoder, parts, epochs=EPOCHS, lr=2e-3), lambda _: judged(encoder, parts))
 
 
 def generative(seed: int):
-    """An autoencoder whose encoder has the same convolutions: its loss is the squared error of the pixels."""
-    parts = images(seed)
-    runtime.seed(seed)
-    model = ConvAutoEncoder(channels=3, widths=WIDTHS).to(runtime.device())
-    return timed(
-        lambda: training.train(model, lambda batch: (model(batch) - batch).square().mean(), parts.train, epochs=10,
-                               batch_size=128, lr=2e-3),
-        lambda _: judged(lambda batch: model.code(batch).mean((2, 3)), parts))
+    """An autoencoder around the same convolutions, which draws its two views again: squared error of the pixels."""
+    parts, encoder = images(seed), fresh(seed)
+    model = ConvAutoEncoder(channels=3, widths=WIDTHS)
+    model.code = nn.Sequential(*list(encoder)[:-2])                 # (B, 128, 2, 2), before the mean over positions
+    model.to(runtime.device())
+
+    def loss(batch: Tensor) -> Tensor:
+        views = two_views(batch)
+        return (model(views) - views).square().mean()
+
+    return timed(lambda: training.train(model, loss, parts.train, epochs=EPOCHS, batch_size=BATCH, lr=2e-3),
+                 lambda _: judged(encoder, parts))
 
 
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
@@ -174,12 +198,19 @@ PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a
 # method and variant to the data and the cases
 STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
     ("metric_learning", "mining"): ("parts", {
-        "untrained": untrained,
-        "random triplets": metric(losses.random_triplet),
-        "all triplets": metric(losses.batch_all_triplet),
-        "semi-hard triplets": metric(losses.semi_hard_triplet),
-        "N-pair": metric(losses.n_pair_of_classes, per_class=2, dim=64),
-        "SupCon": metric(losses.supcon),
+        "untrained": untrained(dim=64),
+        **{name: metric(loss, dim=64) for name, loss in (
+            ("random triplets", losses.random_triplet), ("all triplets", losses.batch_all_triplet),
+            ("semi-hard triplets", losses.semi_hard_triplet), ("SupCon", losses.supcon))},
+        # its batch holds two of each kind: a quarter of the others', so at equal images four times the steps
+        "N-pair, equal steps": metric(losses.n_pair_of_classes, dim=64, per_class=2, epochs=2),
+        "N-pair, equal images": metric(losses.n_pair_of_classes, dim=64, per_class=2),
+    }),
+    ("metric_learning", "temperature"): ("parts", {
+        "untrained": untrained(),
+        **{f"τ = {temperature}, {epochs} epochs": metric(partial(losses.supcon, temperature=temperature),
+                                                         epochs=epochs, per_class=16)
+           for epochs in (4, 14) for temperature in (0.02, 0.1, 0.5, 1.0)},
     }),
     ("metric_learning", "label_noise"): ("parts", {
         f"{name}, {share:.0%} wrong": label_noise(contrast, share) for share in (0, 0.2, 0.4)
@@ -190,7 +221,7 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         for count in (5, 20, 100) for way in ("CE", "SupCon", "SimCLR")
     }),
     ("simclr", "augmentations"): ("parts", {
-        "untrained": untrained,
+        "untrained": untrained(per_class=200),
         **{name: contrastive(views, per_class=200) for name, views in (AUGMENTATIONS | PAIRS).items()},
     }),
     ("simclr", "head"): ("parts", {
@@ -198,11 +229,14 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         "linear": contrastive(head=partial(ProjectionHead, layers=1), judge_z=True),
         "two layers": contrastive(judge_z=True),
     }),
-    ("simclr", "batch"): ("parts", {f"{n} images": contrastive(batch_size=n) for n in (32, 64, 128, 256, 512)}),
+    ("simclr", "batch"): ("parts", {
+        f"{size}, equal {what}": contrastive(batch_size=size, steps=steps)
+        for what, steps in (("images", None), ("steps", 240)) for size in (32, 64, 128, 256, 512)
+    }),
     ("simclr", "objectives"): ("parts", {
-        "untrained": untrained,
+        "untrained": untrained(),
         "autoencoder": generative,
         "SimCLR": contrastive(),
-        "SupCon": metric(losses.supcon),
+        "SupCon": with_labels,
     }),
 }

@@ -1,9 +1,10 @@
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from adlearn import bench, cache, results, speed, studies
+from adlearn import augment, bench, cache, results, speed, studies
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,8 @@ def test_losses_are_compared_on_equal_work(loss):
 
 @pytest.mark.filterwarnings("ignore")
 def test_memory_is_measured_in_processes_of_their_own():
+    held = torch.ones(200_000_000)                                 # 800 MB, which a child's peak must not inherit
+    del held
     found = speed.loss_memory("info_nce", rows=400)                # the peer lists all triples: 400³ numbers
     assert found["peer_megabytes"] > 400
     assert found["ours_megabytes"] < 100
@@ -106,8 +109,48 @@ def test_a_share_of_the_labels_is_made_wrong():
     assert torch.equal(studies.wrong(labels, 0, seed=1), labels)
 
 
+def test_passes_come_nearest_to_a_number_of_steps():
+    assert studies.passes(50, 128, 280) == 280                      # one step an epoch
+    assert studies.passes(1000, 128, 280) == 35                     # eight
+    assert studies.passes(100, 2, 10) == 1                          # never none
+
+
+@pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("simclr", "objectives")], ids="-".join)
+def test_the_cases_of_a_study_see_as_many_images_as_often(study, monkeypatch):
+    """Where methods are compared: equal images and first weights, and steps and views within a tenth."""
+    from adlearn import training
+
+    few = studies.images(0, per_class=16)
+    monkeypatch.setattr(studies, "images", lambda seed, per_class=300: few)
+    monkeypatch.setattr(studies, "passes", partial(studies.passes, steps=6))
+    monkeypatch.setattr(studies, "EPOCHS", 1)
+    work, first, looked = {}, {}, []
+    fresh, train, view = studies.fresh, training.train, augment.Compose.apply
+    monkeypatch.setattr(augment.Compose, "apply", lambda *a: looked.append(1) or view(*a))
+
+    def watched(seed, dim=None):
+        encoder = fresh(seed, dim)
+        first[name] = encoder[0].weight.detach().clone()
+        return encoder
+
+    def counted(module, loss, *data, epochs, batch_size, **options):
+        work[name] = epochs * len(training.Shuffled(len(data[0]), batch_size))
+        return train(module, loss, *data, epochs=epochs, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(studies, "fresh", watched)
+    monkeypatch.setattr(training, "train", counted)
+    for name, case in studies.STUDIES[study][1].items():
+        if name != "untrained":
+            looked.clear()
+            case(0)
+            assert len(looked) == 2 * work[name], name               # both views of every batch
+    assert max(work.values()) <= 1.1 * min(work.values()), work
+    assert all(torch.equal(weight, first[name]) for weight in first.values())
+
+
 @pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("metric_learning", "label_noise"),
-                                   ("simclr", "head"), ("simclr", "objectives")], ids="-".join)
+                                   ("metric_learning", "mining"), ("simclr", "head"), ("simclr", "objectives")],
+                         ids="-".join)
 def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
     """Every case once, on few images and for few steps: what it needs is there and its figures are shares."""
     from adlearn import training
