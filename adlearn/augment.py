@@ -172,7 +172,7 @@ def adjust_hue(images: Tensor, factor: float | Tensor) -> Tensor:
     hue = torch.copysign(steps, side) + 6 * factor[:, 0]
     hue = hue - 6 * (hue / 6).floor_()                                                          # (B, H, W), in [0, 6)
     opposite, sign, offset = images.new_tensor([[3, 2, 4], [1, -1, -1], [-1, 2, 2]]).view(3, 1, 3, 1, 1).unbind(0)
-    shares = torch.addcmul(offset, sign, (hue[:, None] - opposite).abs_()).clamp_(0, 1)         # (B, 3, H, W)
+    shares = (hue[:, None] - opposite).abs_().mul_(sign).add_(offset).clamp_(0, 1)              # (B, 3, H, W)
     return shares.mul_(chroma[:, None]).add_(low[:, None])
 
 
@@ -508,7 +508,10 @@ def _change(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *para
     if len(index):
         place = index.to(images.device)
         changed = change(images.index_select(0, place), *[values[index] for values in parameters])
-        images.index_copy_(0, place, changed)
+        if images.is_contiguous():                              # the same, but twice as fast on rows as on (C, H, W)
+            images.view(len(images), -1)[place] = changed.flatten(1)
+        else:
+            images[place] = changed
     return images
 
 
