@@ -19,13 +19,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from adlearn import __version__, cache, checks, data, metrics, results, runtime, studies
 from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector
-from adlearn.methods import KDE, Gaussian, KMeans, NearestNeighbors, OneClassSVM
+from adlearn.methods import (
+    KDE,
+    VAE,
+    AnoGAN,
+    AutoEncoder,
+    FastAnoGAN,
+    FeatureDictionary,
+    Gaussian,
+    KMeans,
+    MeanImage,
+    NearestNeighbors,
+    OneClassSVM,
+)
 from adlearn.studies import Case
 
 METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
@@ -33,12 +46,23 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
            "pixels": lambda build=build: build(backbone=None)}
     for name, build in {"nearest_neighbors": NearestNeighbors, "kmeans": KMeans, "one_class_svm": OneClassSVM,
                         "kde": KDE, "gaussian": Gaussian}.items()
+} | {
+    "feature_dictionary": {"efficientnet_lite0": FeatureDictionary},
+    "mean_image": {"pixels": MeanImage},
+    "autoencoder": {loss: partial(AutoEncoder, loss=loss) for loss in ("l2", "ssim")},
+    "vae": {name: partial(VAE, score_by=name) for name in ("elbo", "reconstruction", "probability")}
+    | {"bernoulli": partial(VAE, likelihood="bernoulli"), "pixel_sigma": partial(VAE, sigma="pixel")},
+    "anogan": {"search": AnoGAN},
+    "fast_anogan": {"encoder": FastAnoGAN},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
     "elpv_poly": {f"split {i}": lambda seed, i=i: data.elpv("poly", size=224, seed=seed + i) for i in range(5)},
+    "elpv_mono_painted": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=64, painted=True, seed=seed + i)
+                          for i in range(5)},
     "digits": {str(i): lambda seed, i=i: data.digits(i, seed=seed) for i in range(10)},
     "parts": {name: lambda seed, name=name: data.parts(name, seed=seed) for name in CLASSES},
+    "parts_damaged": {name: lambda seed, name=name: data.parts(name, seed=seed, defects=True) for name in CLASSES},
 }
 
 
@@ -99,16 +123,21 @@ def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> di
     runtime.seed(seed)
     clock = [time.perf_counter()]
     detector = build().to(runtime.device())
-    for images in (split.train, split.test):
-        detector.descriptions(images, 64)
+    if hasattr(detector, "descriptions"):
+        for images in (split.train, split.test):
+            detector.descriptions(images, 64)
     clock.append(time.perf_counter())
     detector.fit(split.train)
     clock.append(time.perf_counter())
     scores = detector.score(split.test)
     clock.append(time.perf_counter())
+    figures = {"auroc": metrics.auroc(split.labels, scores),
+               "average_precision": metrics.average_precision(split.labels, scores)}
+    if split.masks is not None and type(detector).anomaly_map is not Detector.anomaly_map:
+        maps = detector.localize(split.test)
+        figures |= {"pixel_auroc": metrics.pixel_auroc(split.masks, maps), "aupro": metrics.aupro(split.masks, maps)}
     return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
-            "figures": {"auroc": metrics.auroc(split.labels, scores),
-                        "average_precision": metrics.average_precision(split.labels, scores)}}
+            "figures": figures}
 
 
 class _Kept:
@@ -153,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m adlearn.bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("method", nargs="?", help=f"{', '.join(_variants())}; or speed")
     parser.add_argument("--data", help=", ".join(DATA))
-    parser.add_argument("--variant", default="efficientnet_lite0", help="what the method works on")
+    parser.add_argument("--variant", help="what the method works on, or how; by default the first that --list names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="name all methods, variants and data sets")
     asked = parser.parse_args(arguments)
@@ -168,7 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         speed.report()
         return 0
     try:
-        path = run(asked.method, asked.variant, asked.data, seed=asked.seed)
+        variant = asked.variant or _variants()[checks.choice(asked.method, _variants(), "method")][0]
+        path = run(asked.method, variant, asked.data, seed=asked.seed)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -110,6 +110,67 @@ def width(encoder: nn.Module) -> int:
     return encoder.dim
 
 
+SMALLEST = 4                                    # pixels a side of the last map before, and the first after, a code
+
+
+class LatentEncoder(nn.Module):
+    """Images (B, C, S, S) to codes (B, latent): convolutions of stride 2 down to 4 × 4, then a linear layer.
+
+    The widths double from `width` to at most four times as many. Also a GAN's critic, with a code of one number.
+
+    Args:
+        channels, side: C and S of the images; S is 8, 16, 32, ...
+        latent: length of a code.
+        width: of the first convolution.
+        norm: batch norm after each convolution; not for a critic whose gradients are penalised image by image.
+    """
+
+    def __init__(self, *, channels: int, side: int, latent: int, width: int = 32, norm: bool = True):
+        super().__init__()
+        layers: list[nn.Module] = []
+        sides = _widths(channels, side, width)
+        for before, after in sides:
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not norm),
+                       nn.BatchNorm2d(after) if norm else nn.Identity(), nn.LeakyReLU(0.2)]
+        self.maps = nn.Sequential(*layers)
+        self.code = nn.Linear(sides[-1][1] * SMALLEST ** 2, checks.positive_int(latent, "latent"))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the linear layer sees, (B, 16 · last width)."""
+        return self.maps(images.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.code(self.features(images))                                         # (B, latent)
+
+
+class LatentDecoder(nn.Module):
+    """Codes (B, latent) to images (B, C, S, S) without a last nonlinearity: the mirror image of `LatentEncoder`."""
+
+    def __init__(self, *, latent: int, channels: int, side: int, width: int = 32):
+        super().__init__()
+        sides = _widths(channels, side, width)[::-1]
+        self.first = nn.Linear(checks.positive_int(latent, "latent"), sides[0][1] * SMALLEST ** 2)
+        layers: list[nn.Module] = [nn.BatchNorm2d(sides[0][1]), nn.LeakyReLU(0.2)]
+        for before, after in sides[:-1]:
+            layers += [nn.ConvTranspose2d(after, before, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(before),
+                       nn.LeakyReLU(0.2)]
+        self.maps = nn.Sequential(*layers, nn.ConvTranspose2d(sides[-1][1], channels, 4, stride=2, padding=1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        maps = self.first(codes).unflatten(1, (-1, SMALLEST, SMALLEST))                 # (B, last width, 4, 4)
+        return self.maps(maps.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
+def _widths(channels: int, side: int, width: int) -> list[tuple[int, int]]:
+    """Channels before and after each halving of the side, from the image to 4 × 4."""
+    halvings = (checks.positive_int(side, "side") // SMALLEST).bit_length() - 1
+    if halvings < 1 or SMALLEST * 2 ** halvings != side:
+        raise ValueError(f"images must have a side of 8, 16, 32, 64, ... pixels to be halved down to {SMALLEST}, got "
+                         f"{side}: resize them, or cut squares from them with patch=")
+    after = [min(checks.positive_int(width, "width") * 2 ** i, 4 * width) for i in range(halvings)]
+    return list(zip([checks.positive_int(channels, "channels"), *after], after, strict=False))
+
+
 class ConvAutoEncoder(nn.Module):
     """Stride-2 convolutions down to a spatial code and up again; `code` gives (B, width, H / 2^L, W / 2^L)."""
 

@@ -118,7 +118,7 @@ def few_labels(way: str, per_class: int) -> Case:
         order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
         known = torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
         some = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
-        shared = {"epochs": passes(len(parts.train if way == "SimCLR" else known)), "lr": 2e-3}
+        shared = {"epochs": training.passes(len(parts.train if way == "SimCLR" else known), BATCH, STEPS), "lr": 2e-3}
         ways = {
             "CE": lambda: metric_learning.learn_classes(encoder, some.train, some.train_labels, augment=COLOUR,
                                                         batch_size=BATCH, **shared),
@@ -127,11 +127,6 @@ def few_labels(way: str, per_class: int) -> Case:
         }
         return timed(ways[way], lambda _: {"accuracy": judged(encoder, some)["linear_probe"]})
     return case
-
-
-def passes(count: int, batch_size: int = BATCH, steps: int = STEPS) -> int:
-    """Epochs over `count` images that come nearest to a number of steps."""
-    return max(1, round(steps / len(training.Shuffled(count, batch_size))))
 
 
 def supervised(encoder: nn.Module, parts: Labelled, **options) -> None:
@@ -161,7 +156,7 @@ def contrastive(views: Callable[[Tensor], Tensor] = COLOUR, *, per_class: int = 
 
         return timed(lambda: simclr.pretrain(
             encoder, parts.train, views=views, head=head(encoder.dim), batch_size=batch_size,
-            epochs=passes(len(parts.train), batch_size, steps) if steps else EPOCHS,
+            epochs=training.passes(len(parts.train), batch_size, steps) if steps else EPOCHS,
             lr=2e-3 * (batch_size / BATCH) ** 0.5)[0], figures)
     return case
 

@@ -29,6 +29,7 @@ def train(
     warmup: int = 0,
     callback: Callable[[int, nn.Module], None] | None = None,
     checkpoint: str | Path | None = None,
+    history: list[float] | None = None,
 ) -> list[float]:
     """Minimise `loss(*batch)` over shuffled batches of `data` and return the mean loss of each epoch.
 
@@ -50,6 +51,7 @@ def train(
         checkpoint: a file that is replaced after each epoch; when it is there, training goes on from it. It belongs
             to one module, one set of data and these settings. Another loss, or other `batches` of one kind
             and number, it cannot tell: name the file after them.
+        history: a list that is emptied, takes each epoch's mean loss before the callback is called, and is returned.
 
     Raises:
         ValueError: lengths differ; a checkpoint of another module, data or settings; a loss that is not finite.
@@ -72,7 +74,8 @@ def train(
     drawn_by = (batch_size, type(batches).__name__, len(batches))
     settings = (epochs, drawn_by, type(optimizer).__name__, optimizer.defaults, warmup, cosine)
     keeper = _Checkpoint(checkpoint, settings, data, module, optimizer, schedule)
-    losses = keeper.resume()
+    losses = [] if history is None else history
+    losses[:] = keeper.resume()
     if callback and not losses:
         callback(0, module.eval())
     for epoch in runtime.progress(range(len(losses) + 1, epochs + 1), "training"):
@@ -177,6 +180,11 @@ class Shuffled:
         order = torch.randperm(self.count)
         starts = [self.batch_size * i for i in range(1, len(self))]
         return iter(order.tensor_split(starts))                                 # (batch_size,), the last another
+
+
+def passes(count: int, batch_size: int, steps: int) -> int:
+    """Epochs over `count` samples that come nearest to a number of steps, at least one."""
+    return max(1, round(steps / len(Shuffled(count, batch_size))))
 
 
 class ClassBatches:

@@ -43,29 +43,64 @@ def frames(figures, labels, *, alt, name: str = "epoch", interval: int = 400, st
 
     checks.positive_int(interval, "interval")
     checks.positive_int(start, "start", 0)
-    pictures = [figure if isinstance(figure, bytes) else png(figure) for figure in figures]
-    labels, alts = list(labels), [alt] * len(pictures) if isinstance(alt, str) else list(alt)
-    if not pictures:
-        raise ValueError("figures must not be empty")
-    if not all(picture.startswith(b"\x89PNG\r\n\x1a\n") for picture in pictures):
-        raise ValueError("figures must be matplotlib figures or PNG files, got bytes that are no PNG: save them as PNG")
-    if not all(isinstance(text, str) and text.strip() for text in alts):
-        raise ValueError(f"alt must say what each frame shows, got {alt!r}: write one sentence each, or one for all")
-    if start >= len(pictures):
-        raise ValueError(f"start must be one of the {len(pictures)} frames, counted from 0, got {start}")
-    counts = [len(pictures), len(labels), len(alts)]
-    if len(set(counts)) > 1:
-        raise ValueError(f"figures, labels and alt must be equally many, got {counts}")
-    pages = [widgets.HTML(_page(*page)) for page in zip(pictures, labels, alts, strict=True)]
-    stack = getattr(widgets, "Stack", widgets.Tab)(pages)         # ipywidgets 7 has no Stack; its tabs do the same
-    stack.selected_index = start
-    last = len(pages) - 1
+    stack = _stack(figures, labels, alt, start)
+    last = len(stack.children) - 1
     play = widgets.Play(min=0, max=last, value=start, interval=interval)
     slider = widgets.IntSlider(min=0, max=last, value=start, description=name, readout=False,
                                layout=widgets.Layout(width="70%"))
     widgets.jslink((play, "value"), (slider, "value"))
     widgets.jslink((slider, "value"), (stack, "selected_index"))
     return widgets.VBox([widgets.HBox([play, slider]), stack])
+
+
+def plane(figures, *, alt: str, names=("z₁", "z₂"), labels=None, start: tuple[int, int] | None = None):
+    """Two sliders over a grid of prepared frames: the first chooses the row, the second the column.
+
+    Args:
+        figures: rows of matplotlib figures or PNG files, equally many in each row.
+        alt: what every frame shows.
+        names: what the sliders move through.
+        labels: what the rows and what the columns are called, shown together above a frame; by default their numbers.
+        start: row and column that are seen first; by default the middle.
+
+    Raises:
+        ValueError: no frame; rows of different lengths; labels of another number; as `frames`.
+    """
+    import ipywidgets as widgets
+
+    rows = [list(row) for row in figures]
+    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"figures must be rows of equally many frames, got rows of {[len(row) for row in rows]}")
+    labels = [range(len(rows)), range(len(rows[0]))] if labels is None else [list(part) for part in labels]
+    if [len(part) for part in labels] != [len(rows), len(rows[0])]:
+        raise ValueError(f"labels must name {len(rows)} rows and {len(rows[0])} columns, got "
+                         f"{[len(part) for part in labels]}")
+    start = (len(rows) // 2, len(rows[0]) // 2) if start is None else start
+    sliders = [widgets.IntSlider(min=0, max=len(part) - 1, value=first, description=name, readout=False,
+                                 layout=widgets.Layout(width="70%"))
+               for part, first, name in zip(labels, start, names, strict=True)]
+    stacks = []
+    for row, of_row in zip(rows, labels[0], strict=True):
+        captions = [f"{names[0]} = {of_row}, {names[1]} = {of_column}" for of_column in labels[1]]
+        stacks.append(_stack(row, captions, alt, start[1]))
+        widgets.jslink((sliders[1], "value"), (stacks[-1], "selected_index"))
+    outer = getattr(widgets, "Stack", widgets.Tab)(stacks)
+    outer.selected_index = start[0]
+    widgets.jslink((sliders[0], "value"), (outer, "selected_index"))
+    return widgets.VBox([*sliders, outer])
+
+
+def picture(image: Tensor, side: int = 240) -> bytes:
+    """An image (C, H, W) in [0, 1] as a PNG of about `side` pixels, each of its own pixels a square."""
+    from PIL import Image
+
+    image = checks.images(image[None], "image")[0]
+    times = max(1, checks.positive_int(side, "side") // max(image.shape[1:]))
+    values = (image.detach().cpu().float() * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    buffer = io.BytesIO()
+    large = Image.fromarray(values).resize((values.shape[1] * times, values.shape[0] * times), Image.Resampling.NEAREST)
+    large.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def hover(spaces: dict[str, Tensor], images: Tensor, labels: Tensor, names, *, alt: str, side: int = 300):
@@ -147,6 +182,29 @@ def _hovering(titles, panels, sprite: str, width: int, height: int, labels, name
             f'<image id="{name}" width="{width * min(SPRITES, len(labels))}" '
             f'height="{height * -(-len(labels) // SPRITES)}" '
             f'href="data:image/jpeg;base64,{sprite}"/></defs>{frames}{legend}{"".join(groups)}</svg>')
+
+
+def _stack(figures, labels, alt, start: int):
+    """One page a figure, of which one is seen."""
+    import ipywidgets as widgets
+
+    pictures = [figure if isinstance(figure, bytes) else png(figure) for figure in figures]
+    labels, alts = list(labels), [alt] * len(pictures) if isinstance(alt, str) else list(alt)
+    if not pictures:
+        raise ValueError("figures must not be empty")
+    if not all(picture.startswith(b"\x89PNG\r\n\x1a\n") for picture in pictures):
+        raise ValueError("figures must be matplotlib figures or PNG files, got bytes that are no PNG: save them as PNG")
+    if not all(isinstance(text, str) and text.strip() for text in alts):
+        raise ValueError(f"alt must say what each frame shows, got {alt!r}: write one sentence each, or one for all")
+    if start >= len(pictures):
+        raise ValueError(f"start must be one of the {len(pictures)} frames, counted from 0, got {start}")
+    counts = [len(pictures), len(labels), len(alts)]
+    if len(set(counts)) > 1:
+        raise ValueError(f"figures, labels and alt must be equally many, got {counts}")
+    pages = [widgets.HTML(_page(*page)) for page in zip(pictures, labels, alts, strict=True)]
+    stack = getattr(widgets, "Stack", widgets.Tab)(pages)         # ipywidgets 7 has no Stack; its tabs do the same
+    stack.selected_index = start
+    return stack
 
 
 def _sprite(images: Tensor) -> str:

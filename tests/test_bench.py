@@ -1,5 +1,4 @@
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -109,12 +108,6 @@ def test_a_share_of_the_labels_is_made_wrong():
     assert torch.equal(studies.wrong(labels, 0, seed=1), labels)
 
 
-def test_passes_come_nearest_to_a_number_of_steps():
-    assert studies.passes(50, 128, 280) == 280                      # one step an epoch
-    assert studies.passes(1000, 128, 280) == 35                     # eight
-    assert studies.passes(100, 2, 10) == 1                          # never none
-
-
 @pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("simclr", "objectives")], ids="-".join)
 def test_the_cases_of_a_study_see_as_many_images_as_often(study, monkeypatch):
     """Where methods are compared: equal images and first weights, and steps and views within a tenth."""
@@ -122,7 +115,7 @@ def test_the_cases_of_a_study_see_as_many_images_as_often(study, monkeypatch):
 
     few = studies.images(0, per_class=16)
     monkeypatch.setattr(studies, "images", lambda seed, per_class=300: few)
-    monkeypatch.setattr(studies, "passes", partial(studies.passes, steps=6))
+    monkeypatch.setattr(studies, "STEPS", 6)
     monkeypatch.setattr(studies, "EPOCHS", 1)
     work, first, looked = {}, {}, []
     fresh, train, view = studies.fresh, training.train, augment.Compose.apply

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import adlearn
-from adlearn import cache, methods
+from adlearn import cache, methods, runtime
 from adlearn.detector import Detector
 
 SIZE = 32
@@ -15,6 +15,11 @@ DETECTORS = {   # name: how to build it; every class in adlearn.methods that is 
     "KDE": lambda: methods.KDE(),
     "Gaussian": lambda: methods.Gaussian(),
     "FeatureDictionary": lambda: methods.FeatureDictionary(k=20),
+    "MeanImage": lambda: methods.MeanImage(),
+    "AutoEncoder": lambda: methods.AutoEncoder(latent=8, width=8),
+    "VAE": lambda: methods.VAE(latent=8, width=8),
+    "AnoGAN": lambda: methods.AnoGAN(latent=8, width=8, steps=20),
+    "FastAnoGAN": lambda: methods.FastAnoGAN(latent=8, width=8),
 }
 
 
@@ -33,8 +38,19 @@ def planted(images: torch.Tensor) -> torch.Tensor:
     return images
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_training():
+    """Enough to tell the stripes from what is planted among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, attribute, steps in (("AutoEncoder", "training_steps", 60), ("VAE", "training_steps", 60),
+                                       ("AnoGAN", "training_steps", 150), ("FastAnoGAN", "training_steps", 150),
+                                       ("FastAnoGAN", "encoder_steps", 60)):
+            patch.setattr(getattr(methods, name), attribute, dict.fromkeys(runtime.PROFILES, steps))
+        yield
+
+
 @pytest.fixture(scope="module", params=DETECTORS)
-def fitted(request):
+def fitted(request, short_training):
     torch.manual_seed(0)
     return request.param, DETECTORS[request.param]().fit(stripes(24, seed=1))
 
@@ -61,7 +77,8 @@ def test_shapes_and_finiteness(fitted):
     if localises(detector):
         maps = detector.localize(images, batch_size=2)
         assert maps.shape == (5, SIZE, SIZE)
-        assert torch.allclose(maps.flatten(1).amax(1), scores, rtol=1e-4)
+        if type(detector).anomaly_score is Detector.anomaly_score:
+            assert torch.allclose(maps.flatten(1).amax(1), scores, rtol=1e-4)
     else:
         with pytest.raises(NotImplementedError, match="does not localise"):
             detector.localize(images)
@@ -105,7 +122,8 @@ def test_state_round_trip(fitted, tmp_path):
     assert loaded.options() == detector.options()
     kept = cache.unseal(tmp_path / "d.pt")
     assert not any(key.startswith("network.") for key in kept["state"])
-    assert kept["backbones"]["network"]["name"] == "efficientnet_lite0"
+    names = {where: backbone["name"] for where, backbone in kept["backbones"].items()}
+    assert names == ({"network": "efficientnet_lite0"} if hasattr(detector, "network") else {})
 
 
 def test_calibration_holds_the_rate_and_predict_needs_it(fitted):

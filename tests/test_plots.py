@@ -209,3 +209,25 @@ def test_a_figure_of_points_refuses(change, word):
              "names": ("a", "b"), "alt": "points"} | change
     with pytest.raises(ValueError, match=word):
         widgets.hover(**given)
+
+
+def test_a_plane_has_two_sliders_that_choose_row_and_column():
+    rows = [[widgets.picture(torch.full((1, 4, 4), (i + j) / 4)) for j in range(3)] for i in range(2)]
+    box = widgets.plane(rows, alt="a shade of grey", labels=([-1, 1], [-2, 0, 2]))
+    first, second, outer = box.children
+    assert (first.max, second.max) == (1, 2)
+    assert (outer.selected_index, outer.children[0].selected_index) == (1, 1)
+    assert [len(stack.children) for stack in outer.children] == [3, 3]
+    assert "z₁ = 1, z₂ = -2" in outer.children[1].children[0].value
+    with pytest.raises(ValueError, match="equally many frames"):
+        widgets.plane([rows[0], rows[1][:2]], alt="grey")
+    with pytest.raises(ValueError, match="2 rows and 3 columns"):
+        widgets.plane(rows, alt="grey", labels=([0], [0]))
+
+
+def test_a_picture_is_the_image_enlarged():
+    image = torch.tensor([[[0.0, 1.0], [0.5, 0.25]]])
+    found = np.asarray(Image.open(io.BytesIO(widgets.picture(image, side=10))))
+    assert found.shape == (10, 10)
+    assert found[::5, ::5].tolist() == [[0, 255], [128, 64]]
+    assert Image.open(io.BytesIO(widgets.picture(torch.rand(3, 8, 8)))).size == (240, 240)

@@ -237,3 +237,9 @@ def test_lars_moves_a_weight_by_a_share_of_its_length():
     fresh.grad = torch.zeros(1, 2)
     decayed.step()
     assert torch.allclose(fresh, torch.tensor([[2.7, 3.6]]))                   # the decay alone sets the direction
+
+
+def test_passes_come_nearest_to_a_number_of_steps():
+    assert training.passes(50, 128, 280) == 280                      # one step an epoch
+    assert training.passes(1000, 128, 280) == 35                     # eight
+    assert training.passes(100, 2, 10) == 1                          # never none

@@ -11,6 +11,11 @@ _HOMES = {
     "KDE": "adlearn.methods.classic",
     "Gaussian": "adlearn.methods.classic",
     "FeatureDictionary": "adlearn.methods.classic",
+    "AutoEncoder": "adlearn.methods.autoencoder",
+    "MeanImage": "adlearn.methods.autoencoder",
+    "VAE": "adlearn.methods.vae",
+    "AnoGAN": "adlearn.methods.gan",
+    "FastAnoGAN": "adlearn.methods.gan",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",
 }
