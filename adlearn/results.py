@@ -13,7 +13,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from adlearn import cache
+from adlearn import cache, metrics
 from adlearn.runtime import PROFILES
 
 FIELDS = {
@@ -95,6 +95,13 @@ def find(**fields) -> list[dict]:
     return [r for r in records if all(r[field] == value for field, value in fields.items())]
 
 
+def _some(**fields) -> list[dict]:
+    records = find(**fields)
+    if not records:
+        raise FileNotFoundError(f"no kept result of {fields}: run python -m adlearn.bench to make it")
+    return records
+
+
 def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
     """One figure of a study in all kept runs: case → {seed: value}, e.g. ``over_seeds("accuracy", variant="head")``.
 
@@ -102,9 +109,7 @@ def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
         ValueError: an unknown field; two records of one seed; a record without the figure.
         FileNotFoundError: no record at all.
     """
-    records = find(**fields)
-    if not records:
-        raise FileNotFoundError(f"no kept result of {fields}: run python -m adlearn.bench to make it")
+    records = _some(**fields)
     found: dict[str, dict[int, float]] = {}
     for record in records:
         values = record["figures"].get(figure)
@@ -116,6 +121,36 @@ def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
                 raise ValueError(f"two records of seed {record['seed']}: name more fields, e.g. profile=, got {fields}")
             found[case][record["seed"]] = value
     return found
+
+
+def provenance(**fields) -> str:
+    """One line on where kept records come from: seeds, profile, device, commit, and the command of the first.
+
+    Raises:
+        FileNotFoundError: no record at all.
+    """
+    records = _some(**fields)
+    values = {name: sorted({str(record[name]) for record in records}) for name in ("profile", "device", "commit")}
+    seeds = sorted({record["seed"] for record in records})
+    return (f"kept runs: {records[0]['command']} and likewise · seeds {', '.join(map(str, seeds))} · profile "
+            f"{', '.join(values['profile'])} · {', '.join(values['device'])} · commit "
+            f"{', '.join(commit[:7] for commit in values['commit'])}")
+
+
+def interval(values, *, signed: bool = False) -> str:
+    """Mean and 95 % interval as text, "0.931 (0.925 to 0.937)"; see `metrics.mean_interval`."""
+    form = "{:+.3f} ({:+.3f} to {:+.3f})" if signed else "{:.3f} ({:.3f} to {:.3f})"
+    return form.format(*metrics.mean_interval(list(values)))
+
+
+def difference(cases: dict[str, dict[int, float]], case: str, reference: str) -> str:
+    """How far a case of `over_seeds` lies above another, seed by seed: mean and interval as text.
+
+    Raises:
+        ValueError: fewer than two seeds that both have.
+    """
+    seeds = cases[case].keys() & cases[reference].keys()
+    return interval([cases[case][seed] - cases[reference][seed] for seed in sorted(seeds)], signed=True)
 
 
 def papers(**columns) -> list[dict]:

@@ -89,3 +89,26 @@ def test_a_figure_is_gathered_over_seeds(tmp_path, monkeypatch):
     results.write({**study, "profile": "gpu", "seed": 3, "figures": {"accuracy": {"a": 0.5}}})
     with pytest.raises(ValueError, match="two records of seed 3"):
         results.over_seeds("accuracy", variant="study")
+
+
+def test_differences_are_taken_seed_by_seed():
+    cases = {"a": {0: 0.5, 1: 0.7, 2: 0.9}, "b": {0: 0.4, 1: 0.6, 2: 0.8, 3: 0.0}}
+    assert results.difference(cases, "a", "b") == "+0.100 (+0.100 to +0.100)"
+    assert results.interval([0.5, 0.5]) == "0.500 (0.500 to 0.500)"
+    assert results.interval([0.4, 0.6]) == "0.500 (-0.771 to 1.771)"                  # Student's with one degree
+    with pytest.raises(ValueError, match="at least 2"):
+        results.difference({"a": {0: 0.5}, "b": {0: 0.4}}, "a", "b")
+
+
+def test_provenance_names_seeds_device_commit_and_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "folder", lambda: tmp_path)
+    study = {**RECORD, "variant": "study"}
+    for seed in (3, 0):
+        results.write({**study, "seed": seed})
+    told = results.provenance(variant="study")
+    assert "seeds 0, 3" in told
+    assert RECORD["device"] in told
+    assert RECORD["commit"][:7] in told
+    assert RECORD["command"] in told
+    with pytest.raises(FileNotFoundError, match="no kept result"):
+        results.provenance(variant="other")

@@ -94,7 +94,7 @@ def train_gan(
         if callback:
             callback(epoch)
     for net in (generator, critic):
-        net.eval().requires_grad_(False)
+        net.eval().requires_grad_(False).zero_grad()
     return found
 
 
