@@ -130,10 +130,16 @@ def few_labels(way: str, per_class: int) -> Case:
 
 
 def supervised(encoder: nn.Module, parts: Labelled, **options) -> None:
-    """SimCLR's training with SupCon in place of InfoNCE: positives are all views of all images of the class."""
+    """SimCLR's training, head and temperature, with the positives of SupCon: all views of all images of the class.
+
+    At SupCon's own temperature of 0.1 this training collapses: the loss stays at the logarithm of the batch.
+    """
     model = simclr.SimCLR(encoder).to(runtime.device())
-    training.train(model, lambda batch, truth: losses.supcon(model(two_views(batch)), truth.repeat(2)),
-                   parts.train, parts.train_labels, batch_size=BATCH, **options)
+
+    def loss(batch: Tensor, truth: Tensor) -> Tensor:
+        return losses.supcon(model(two_views(batch)), truth.repeat(2), temperature=0.5)
+
+    training.train(model, loss, parts.train, parts.train_labels, batch_size=BATCH, **options)
 
 
 def two_views(batch: Tensor) -> Tensor:
