@@ -56,7 +56,7 @@ def train_gan(
         real_images: gives the training images of these indices, (B, C, H, W) in [−1, 1], on the networks' device.
         count: how many there are.
         epochs: passes of the critic over the images.
-        callback: called with the epoch after each.
+        callback: called with the epoch after each, and with 0 before the first step.
         history: see `training.train`.
 
     Returns:
@@ -70,7 +70,9 @@ def train_gan(
     of_generator, of_critic = (torch.optim.Adam(net.parameters(), lr=lr, betas=(0.0, 0.9))
                                for net in (generator, critic))
     batches, steps = training.Shuffled(count, batch_size), 0
-    critic.train()
+    critic.train(), generator.eval()
+    if callback:
+        callback(0)
     for epoch in runtime.progress(range(1, epochs + 1), "GAN"):
         generator.train()
         distances = []
