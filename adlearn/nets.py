@@ -128,12 +128,12 @@ class LatentEncoder(nn.Module):
     def __init__(self, *, channels: int, side: int, latent: int, width: int = 32, norm: bool = True):
         super().__init__()
         layers: list[nn.Module] = []
-        sides = _widths(channels, side, width)
-        for before, after in sides:
+        pairs = _widths(channels, side, width)
+        for before, after in pairs:
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not norm),
                        nn.BatchNorm2d(after) if norm else nn.Identity(), nn.LeakyReLU(0.2)]
         self.maps = nn.Sequential(*layers)
-        self.code = nn.Linear(sides[-1][1] * SMALLEST ** 2, checks.positive_int(latent, "latent"))
+        self.code = nn.Linear(pairs[-1][1] * SMALLEST ** 2, checks.positive_int(latent, "latent"))
 
     def features(self, images: Tensor) -> Tensor:
         """What the linear layer sees, (B, 16 · last width)."""
@@ -148,13 +148,13 @@ class LatentDecoder(nn.Module):
 
     def __init__(self, *, latent: int, channels: int, side: int, width: int = 32):
         super().__init__()
-        sides = _widths(channels, side, width)[::-1]
-        self.first = nn.Linear(checks.positive_int(latent, "latent"), sides[0][1] * SMALLEST ** 2)
-        layers: list[nn.Module] = [nn.BatchNorm2d(sides[0][1]), nn.LeakyReLU(0.2)]
-        for before, after in sides[:-1]:
+        pairs = _widths(channels, side, width)[::-1]
+        self.first = nn.Linear(checks.positive_int(latent, "latent"), pairs[0][1] * SMALLEST ** 2)
+        layers: list[nn.Module] = [nn.BatchNorm2d(pairs[0][1]), nn.LeakyReLU(0.2)]
+        for before, after in pairs[:-1]:
             layers += [nn.ConvTranspose2d(after, before, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(before),
                        nn.LeakyReLU(0.2)]
-        self.maps = nn.Sequential(*layers, nn.ConvTranspose2d(sides[-1][1], channels, 4, stride=2, padding=1))
+        self.maps = nn.Sequential(*layers, nn.ConvTranspose2d(pairs[-1][1], channels, 4, stride=2, padding=1))
 
     def forward(self, codes: Tensor) -> Tensor:
         maps = self.first(codes).unflatten(1, (-1, SMALLEST, SMALLEST))                 # (B, last width, 4, 4)
@@ -165,8 +165,8 @@ def _widths(channels: int, side: int, width: int) -> list[tuple[int, int]]:
     """Channels before and after each halving of the side, from the image to 4 × 4."""
     halvings = (checks.positive_int(side, "side") // SMALLEST).bit_length() - 1
     if halvings < 1 or SMALLEST * 2 ** halvings != side:
-        raise ValueError(f"images must have a side of 8, 16, 32, 64, ... pixels to be halved down to {SMALLEST}, got "
-                         f"{side}: resize them, or cut squares from them with patch=")
+        raise ValueError(f"the side must be 8, 16, 32, 64, ... pixels to be halved down to {SMALLEST}, got {side}: "
+                         "resize, or learn from squares of such a side with patch=")
     after = [min(checks.positive_int(width, "width") * 2 ** i, 4 * width) for i in range(halvings)]
     return list(zip([checks.positive_int(channels, "channels"), *after], after, strict=False))
 

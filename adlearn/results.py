@@ -13,7 +13,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from adlearn import cache, metrics
+from adlearn import cache, checks, metrics
 from adlearn.runtime import PROFILES
 
 FIELDS = {
@@ -132,13 +132,17 @@ def provenance(**fields) -> str:
     records = _some(**fields)
     values = {name: sorted({str(record[name]) for record in records}) for name in ("profile", "device", "commit")}
     seeds = sorted({record["seed"] for record in records})
+    commits = [re.sub(r"[0-9a-f]{40}", lambda found: found[0][:7], commit) for commit in values["commit"]]
     return (f"kept runs: {records[0]['command']} and likewise · seeds {', '.join(map(str, seeds))} · profile "
-            f"{', '.join(values['profile'])} · {', '.join(values['device'])} · commit "
-            f"{', '.join(commit[:7] for commit in values['commit'])}")
+            f"{', '.join(values['profile'])} · {', '.join(values['device'])} · commit {', '.join(commits)}")
 
 
 def interval(values, *, signed: bool = False) -> str:
-    """Mean and 95 % interval as text, "0.931 (0.925 to 0.937)"; see `metrics.mean_interval`."""
+    """Mean and 95 % interval of numbers, or of a dict's values, as text, "0.931 (0.925 to 0.937)".
+
+    See `metrics.mean_interval`.
+    """
+    values = values.values() if isinstance(values, dict) else values
     form = "{:+.3f} ({:+.3f} to {:+.3f})" if signed else "{:.3f} ({:.3f} to {:.3f})"
     return form.format(*metrics.mean_interval(list(values)))
 
@@ -147,8 +151,10 @@ def difference(cases: dict[str, dict[int, float]], case: str, reference: str) ->
     """How far a case of `over_seeds` lies above another, seed by seed: mean and interval as text.
 
     Raises:
-        ValueError: fewer than two seeds that both have.
+        ValueError: an unknown case; fewer than two seeds that both have.
     """
+    for name in (case, reference):
+        checks.choice(name, cases, "case")
     seeds = cases[case].keys() & cases[reference].keys()
     return interval([cases[case][seed] - cases[reference][seed] for seed in sorted(seeds)], signed=True)
 

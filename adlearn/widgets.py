@@ -64,18 +64,22 @@ def plane(figures, *, alt: str, names=("z₁", "z₂"), labels=None, start: tupl
         start: row and column that are seen first; by default the middle.
 
     Raises:
-        ValueError: no frame; rows of different lengths; labels of another number; as `frames`.
+        ValueError: no frame; rows of different lengths; labels of another number; a start outside; as `frames`.
     """
     import ipywidgets as widgets
 
-    rows = [list(row) for row in figures]
+    rows = [[figure if isinstance(figure, bytes) else png(figure) for figure in row] for row in figures]
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(f"figures must be rows of equally many frames, got rows of {[len(row) for row in rows]}")
     labels = [range(len(rows)), range(len(rows[0]))] if labels is None else [list(part) for part in labels]
     if [len(part) for part in labels] != [len(rows), len(rows[0])]:
         raise ValueError(f"labels must name {len(rows)} rows and {len(rows[0])} columns, got "
                          f"{[len(part) for part in labels]}")
-    start = (len(rows) // 2, len(rows[0]) // 2) if start is None else start
+    start = (len(rows) // 2, len(rows[0]) // 2) if start is None else tuple(start)
+    if len(start) != 2 or not all(0 <= first < len(part) for first, part in zip(start, labels, strict=True)):
+        raise ValueError(f"start must be a row of {len(rows)} and a column of {len(rows[0])}, from 0, got {start}")
+    if len(names) != 2:
+        raise ValueError(f"names must be two, of the rows' and the columns' slider, got {names!r}")
     sliders = [widgets.IntSlider(min=0, max=len(part) - 1, value=first, description=name, readout=False,
                                  layout=widgets.Layout(width="70%"))
                for part, first, name in zip(labels, start, names, strict=True)]
@@ -91,9 +95,17 @@ def plane(figures, *, alt: str, names=("z₁", "z₂"), labels=None, start: tupl
 
 
 def picture(image: Tensor, side: int = 240) -> bytes:
-    """An image (C, H, W) in [0, 1] as a PNG of about `side` pixels, each of its own pixels a square."""
+    """An image (C, H, W) in [0, 1] as a PNG of up to `side` pixels, or of its own size if that is larger.
+
+    Each pixel of the image becomes a square.
+
+    Raises:
+        ValueError: no such image.
+    """
     from PIL import Image
 
+    if image.ndim != 3:
+        raise ValueError(f"image must have shape (C, H, W), got {tuple(image.shape)}")
     image = checks.images(image[None], "image")[0]
     times = max(1, checks.positive_int(side, "side") // max(image.shape[1:]))
     values = (image.detach().cpu().float() * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()

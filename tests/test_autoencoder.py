@@ -31,6 +31,17 @@ def test_ssim_is_scikit_images_inside(channels, dtype):
         assert inside.max() < (1e-4 if dtype == torch.float32 else 1e-10)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.97, 1.0])
+@pytest.mark.parametrize("spread", [0.0, 0.002, 0.02])
+def test_ssim_is_exact_on_bright_and_on_even_images(level, spread):
+    """Where the variance is a small difference of large squares, single precision is near double."""
+    generator = torch.Generator().manual_seed(0)
+    one, two = (level + spread * torch.randn(2, 1, 1, 24, 24, generator=generator, dtype=torch.float64)).clamp(0, 1)
+    two = (two - 0.003).clamp(0, 1)
+    assert (ssim(one.float(), two.float()) - ssim(one, two)).abs().amax() < 1e-4
+    assert (ssim(one.float(), one.float()) - 1).abs().amax() < 1e-5
+
+
 def test_ssim_by_the_formula_at_a_corner():
     """The window at the corner holds a quarter of the Gaussian, and its weights sum to one."""
     one, two = pair(height=12, width=12)
@@ -67,8 +78,9 @@ def test_ssim_is_differentiable_and_steps_towards_the_target():
 
 def test_ssim_keeps_its_precision_under_autocast():
     one, two = pair(dtype=torch.float32)
+    expected = ssim(one, two)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ssim(one, two), ssim(one.float(), two.float()))
+        assert torch.equal(ssim(one, two), expected)
         assert ssim(one.bfloat16(), two.bfloat16()).dtype == torch.float32
 
 

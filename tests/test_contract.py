@@ -1,5 +1,7 @@
 """One contract for all detectors: whatever a method is, this is what its users may rely on."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -168,7 +170,37 @@ def test_datasets_and_folders_score_like_tensors(fitted, tmp_path):
     assert detector.score(tmp_path).shape == (3,)
 
 
-def test_a_refit_forgets_the_threshold_and_a_failed_one_changes_nothing(fitted, monkeypatch):
+def test_a_fit_that_breaks_off_in_training_changes_nothing(fitted):
+    _, detector = fitted
+    if "callback" not in inspect.signature(detector.fit).parameters:
+        pytest.skip("nothing is trained")
+    images = stripes(5, seed=2)
+    detector.calibrate(stripes(25, seed=6))
+    before, threshold = detector.score(images), detector.threshold_.clone()
+
+    def stop(epoch, _):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(1 - stripes(24, seed=1), callback=stop)
+    assert torch.equal(detector.score(images), before)
+    assert torch.equal(detector.threshold_, threshold)
+    assert not any(part.training for part in detector.modules())
+
+
+def test_a_state_can_be_loaded_into_a_detector_that_is_fitted_or_new(fitted):
+    name, detector = fitted
+    images = stripes(4, seed=2)
+    torch.manual_seed(3)
+    other = DETECTORS[name]().fit(stripes(24, seed=9))
+    for target in (other, DETECTORS[name]().eval()):
+        target.load_state_dict(detector.state_dict())
+        assert not any(part.training for part in target.modules())
+        assert torch.equal(target.score(images), detector.score(images))
+
+
+def test_a_refit_forgets_the_threshold_and_a_failed_one_changes_nothing(fitted):
     _, detector = fitted
     images = stripes(5, seed=2)
     detector.calibrate(stripes(25, seed=6))

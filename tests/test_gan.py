@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import adlearn
 from adlearn import data, methods, metrics
 from adlearn.methods.gan import gradient_penalty, train_gan
 
@@ -101,6 +102,26 @@ def test_a_search_for_a_batch_is_a_search_for_each_image(gan):
         assert torch.allclose(one_code[0], code, atol=0.2)
 
 
+def test_both_trainings_can_be_watched_and_stay_frozen_in_a_file(gan, tmp_path):
+    split, seen = data.digits(3), []
+
+    def watch(epoch, found):
+        seen.append((epoch, len(found.losses_), found.score(split.test[:2]).shape))
+
+    methods.AnoGAN(latent=8, width=4, steps=2).fit(split.train, epochs=2, callback=watch)
+    methods.FastAnoGAN(latent=8, width=16).fit(split.train, gan=gan, encoder_epochs=2, callback=watch)
+    assert seen == [(epoch, epoch, (2,)) for epoch in (0, 1, 2)] * 2
+    gan.save(tmp_path / "gan.pt")
+    loaded = adlearn.load(tmp_path / "gan.pt")
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 1.5}, {"epochs": 1, "encoder_epochs": 0}])
+def test_no_training_at_all_is_refused_before_it_begins(options):
+    with pytest.raises(ValueError, match="epochs"):
+        methods.FastAnoGAN(latent=8, width=4).fit(data.digits(3).train, **options)
+
+
 def test_an_image_that_was_generated_is_found_again(gan):
     """What the generator drew it can draw: the loss left over is small beside that of other digits."""
     split = data.digits(3)
@@ -143,7 +164,7 @@ def test_the_encoder_is_trained_with_the_gan_as_it_is(gan):
 
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: methods.AnoGAN(weight=1.5), "weight"), (lambda: methods.AnoGAN(steps=0), "steps"),
-    (lambda: methods.AnoGAN(starts=0), "starts"), (lambda: methods.AnoGAN(lr=0), "lr"),
+    (lambda: methods.AnoGAN(starts=0), "starts"), (lambda: methods.AnoGAN(search_lr=0), "search_lr"),
     (lambda: methods.FastAnoGAN(kappa=-1), "kappa"), (lambda: methods.FastAnoGAN(latent=0), "latent")])
 def test_bad_options_are_refused(build, message):
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "adlearn"
 FLOORS = {
     0: {"checks", "losses", "metrics", "neighbors", "density", "augment", "dense", "nets", "projection", "plots",
         "widgets", "runtime", "cache", "results", "data"},
-    1: {"detector", "training", "film", "backbones"},
+    1: {"detector", "reconstruction", "training", "film", "backbones"},
     2: {"methods"},
     3: {"cli", "bench", "speed", "studies", "teach", "report", "adapters", "pretrain"},
 }

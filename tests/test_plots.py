@@ -221,6 +221,11 @@ def test_a_plane_has_two_sliders_that_choose_row_and_column():
     assert "z₁ = 1, z₂ = -2" in outer.children[1].children[0].value
     with pytest.raises(ValueError, match="equally many frames"):
         widgets.plane([rows[0], rows[1][:2]], alt="grey")
+    for start in ((2, 0), (0, -1), (1,)):
+        with pytest.raises(ValueError, match="start must be"):
+            widgets.plane(rows, alt="grey", start=start)
+    with pytest.raises(ValueError, match=r"shape \(C, H, W\)"):
+        widgets.picture(torch.rand(8, 8))
     with pytest.raises(ValueError, match="2 rows and 3 columns"):
         widgets.plane(rows, alt="grey", labels=([0], [0]))
 

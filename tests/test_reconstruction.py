@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+import adlearn
 from adlearn import methods
-from adlearn.detector import Reconstructor
 from adlearn.nets import LatentDecoder, LatentEncoder
+from adlearn.reconstruction import Reconstructor
 
 
 class Echo(Reconstructor):
@@ -45,13 +46,13 @@ def test_tiles_are_flush_with_the_border_whatever_the_size():
     detector = echo(patch=8)
     for height, width in ((8, 8), (9, 8), (13, 17), (16, 24), (31, 8)):
         covered = torch.zeros(height, width)
-        for tile, (left, right, top, bottom) in detector.tiles(torch.rand(1, 1, height, width)):
-            assert tile.shape[2:] == (8, 8)
-            assert (left + 8 + right, top + 8 + bottom) == (width, height)
+        for top, left in detector.places(torch.rand(1, 1, height, width)):
             covered[top:top + 8, left:left + 8] += 1
+        assert covered.shape == (height, width)
         assert covered.amin() >= 1
-    places = sorted({left for _, (left, *_) in detector.tiles(torch.rand(1, 1, 8, 33))})
-    assert all(b - a <= 4 for a, b in pairwise(places))         # half of a tile at most
+        assert max(top for top, _ in detector.places(torch.rand(1, 1, height, width))) == height - 8
+    places = sorted({left for _, left in detector.places(torch.rand(1, 1, 8, 33))})
+    assert all(b - a <= 4 for a, b in pairwise(places))                              # half of a tile at most
 
 
 def test_images_of_one_tile_are_those_of_the_plain_pass():
@@ -105,9 +106,28 @@ def test_learning_from_patches_needs_no_square_images_and_finds_a_defect_in_larg
     assert (heat[:, 10:16, 20:26].mean((1, 2)) > 5 * detector.localize(images[:4]).mean((1, 2))).all()
 
 
+@pytest.mark.parametrize("method", [methods.VAE, methods.AnoGAN, methods.FastAnoGAN])
+def test_every_method_learns_from_patches_of_colour_and_survives_a_file(method, tmp_path):
+    torch.manual_seed(0)
+    images = torch.rand(6, 3, 12, 20)
+    options = {"steps": 3} if method is methods.AnoGAN else {}
+    detector = method(latent=2, width=4, patch=8, **options).fit(images, epochs=2)
+    scores, maps = detector.score(images), detector.localize(images)
+    assert maps.shape == (6, 12, 20)
+    detector.save(tmp_path / "detector.pt")
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    loaded = adlearn.load(tmp_path / "detector.pt")
+    assert torch.equal(torch.rand(1), expected)                          # loading draws nothing
+    assert torch.equal(loaded.score(images), scores)
+    assert torch.equal(loaded.localize(images), maps)
+
+
 @pytest.mark.parametrize(("images", "options", "message"), [
     (torch.rand(4, 1, 8, 16), {}, "must be square"),
-    (torch.rand(4, 1, 12, 12), {}, "side of 8, 16, 32"),
+    (torch.rand(4, 1, 12, 12), {}, "images: the side must be 8, 16, 32"),
+    (torch.rand(4, 1, 16, 16), {"patch": 12}, "patch: the side must be 8, 16, 32"),
     (torch.rand(4, 1, 16, 16), {"patch": 32}, "patch must be at most"),
     (torch.rand(1, 1, 16, 16), {}, "at least 2"),
 ])

@@ -96,19 +96,22 @@ def test_differences_are_taken_seed_by_seed():
     assert results.difference(cases, "a", "b") == "+0.100 (+0.100 to +0.100)"
     assert results.interval([0.5, 0.5]) == "0.500 (0.500 to 0.500)"
     assert results.interval([0.4, 0.6]) == "0.500 (-0.771 to 1.771)"                  # Student's with one degree
+    assert results.interval({5: 0.5, 7: 0.5}) == "0.500 (0.500 to 0.500)"
     with pytest.raises(ValueError, match="at least 2"):
         results.difference({"a": {0: 0.5}, "b": {0: 0.4}}, "a", "b")
+    with pytest.raises(ValueError, match="case must be one of"):
+        results.difference(cases, "a", "c")
 
 
 def test_provenance_names_seeds_device_commit_and_command(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "folder", lambda: tmp_path)
     study = {**RECORD, "variant": "study"}
     for seed in (3, 0):
-        results.write({**study, "seed": seed})
+        results.write({**study, "seed": seed, "commit": "0123456789" * 4 + " with changes"})
     told = results.provenance(variant="study")
     assert "seeds 0, 3" in told
     assert RECORD["device"] in told
-    assert RECORD["commit"][:7] in told
+    assert "commit 0123456 with changes" in told
     assert RECORD["command"] in told
     with pytest.raises(FileNotFoundError, match="no kept result"):
         results.provenance(variant="other")

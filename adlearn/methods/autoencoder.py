@@ -20,9 +20,9 @@ from torch import Tensor
 
 from adlearn import checks
 from adlearn.data.folder import as_images
-from adlearn.detector import Reconstructor
 from adlearn.losses import full_precision
 from adlearn.nets import LatentDecoder, LatentEncoder
+from adlearn.reconstruction import Reconstructor
 
 C1, C2 = 0.01 ** 2, 0.03 ** 2                   # Wang et al. 2004, for values from 0 to 1
 LOSSES = ("l2", "ssim")
@@ -59,12 +59,14 @@ def ssim(one: Tensor, two: Tensor, *, window: int = 11, sigma: float = 1.5) -> T
     def mean(values: Tensor) -> Tensor:
         return down @ values @ across.T                                                 # (B, C, H, W)
 
+    level = one.mean((2, 3), keepdim=True)              # E x² − (E x)² cancels less if x lies around 0
+    one, two = one - level, two - level
     mean1, mean2 = mean(one), mean(two)
-    both, squares = mean1 * mean2, mean1.square() + mean2.square()
-    covariance = mean(one * two) - both
-    variances = mean(one.square() + two.square()) - squares                             # σ₁² + σ₂²
-    similarity = (2 * both + C1) * (2 * covariance + C2) / ((squares + C1) * (variances.clamp_min(0) + C2))
-    return similarity.mean(1)
+    covariance = mean(one * two) - mean1 * mean2
+    variances = mean(one.square() + two.square()) - mean1.square() - mean2.square()     # σ₁² + σ₂²
+    mean1, mean2 = mean1 + level, mean2 + level
+    brightness = (2 * mean1 * mean2 + C1) / (mean1.square() + mean2.square() + C1)
+    return (brightness * (2 * covariance + C2) / (variances + C2)).mean(1)
 
 
 def _windows(length: int, window: int, sigma: float, like: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlearn import checks
-from adlearn.detector import Reconstructor
 from adlearn.nets import LatentDecoder, LatentEncoder
+from adlearn.reconstruction import Reconstructor
 
 LIKELIHOODS = ("gaussian", "bernoulli")
 SCORES = ("elbo", "reconstruction", "probability")
@@ -64,7 +64,8 @@ class VAE(Reconstructor):
         self.encoder = LatentEncoder(channels=channels, latent=2 * self.latent, **shared)
         self.decoder = LatentDecoder(channels=of_a_value * channels, latent=self.latent, **shared)
         start = 0.1 if isinstance(self.sigma, str) else self.sigma
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(start)), requires_grad=self.sigma == "shared")
+        learned = self.likelihood == "gaussian" and self.sigma == "shared"
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(start)), requires_grad=learned)
         self.register_buffer("noise_", torch.randn(self.draws, self.latent))
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,37 +84,43 @@ class VAE(Reconstructor):
     def drawn(self, images: Tensor) -> Tensor:
         return self.decode(self.code(images))
 
-    def surprise(self, images: Tensor, codes: Tensor) -> Tensor:
+    def nll(self, images: Tensor, codes: Tensor) -> Tensor:
         """−log p(x|z) of each pixel, in nats, summed over channels: (B, side, side)."""
         C, out = images.shape[1], self.decoder(codes).float()                           # (B, C or 2C, side, side)
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy_with_logits(out, images, reduction="none").sum(1)
         low, high = map(math.log, SIGMAS)
-        log_sigma = (out[:, C:] if self.sigma == "pixel" else self.log_sigma).clamp(low, high)
+        log_sigma = self.log_sigma + out[:, C:] if self.sigma == "pixel" else self.log_sigma
+        log_sigma = log_sigma.clamp(low, high)
         standard = (images - out[:, :C].sigmoid()) / log_sigma.exp()
         return (0.5 * standard.square() + log_sigma + 0.5 * math.log(2 * math.pi)).sum(1)
 
     def objective(self, images: Tensor) -> Tensor:
         mean, log_variance = self.posterior(images)
         codes = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)              # so that gradients reach σ
-        return (self.surprise(images, codes).sum((1, 2)) + self.beta * kl(mean, log_variance)).mean()
+        return (self.nll(images, codes).sum((1, 2)) + self.beta * kl(mean, log_variance)).mean()
 
     def residual(self, images: Tensor) -> Tensor:
         if self.score_by == "reconstruction":
             return super().residual(images)
-        mean, log_variance = self.posterior(images)
-        deviation = (0.5 * log_variance).exp()
-        draws = [self.surprise(images, mean + deviation * noise) for noise in self.noise_]
-        return sum(draws) / len(draws)                                                  # (B, side, side)
+        return self._expected_nll(images, *self.posterior(images))
 
     def anomaly_score(self, images: Tensor) -> Tensor:
         """The criterion of `score_by`, summed over the image; over larger images the mean of all tiles."""
-        return self.over_tiles(self._score, images)
+        return self.mean_of_tiles(self._score, images)
 
     def _score(self, images: Tensor) -> Tensor:
         """(B,) for images of the fitted size."""
-        surprise = self.residual(images).sum((1, 2))
-        return surprise + self.beta * kl(*self.posterior(images)) if self.score_by == "elbo" else surprise
+        if self.score_by == "reconstruction":
+            return self.residual(images).sum((1, 2))
+        posterior = self.posterior(images)
+        nll = self._expected_nll(images, *posterior).sum((1, 2))
+        return nll + self.beta * kl(*posterior) if self.score_by == "elbo" else nll
+
+    def _expected_nll(self, images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """The mean of `nll` over draws from q(z|x), (B, side, side)."""
+        deviation = (0.5 * log_variance).exp()
+        return sum(self.nll(images, mean + deviation * noise) for noise in self.noise_) / len(self.noise_)
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
