@@ -90,8 +90,7 @@ class VAE(Reconstructor):
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy_with_logits(out, images, reduction="none").sum(1)
         low, high = map(math.log, SIGMAS)
-        log_sigma = self.log_sigma + out[:, C:] if self.sigma == "pixel" else self.log_sigma
-        log_sigma = log_sigma.clamp(low, high)
+        log_sigma = (out[:, C:] if self.sigma == "pixel" else self.log_sigma).clamp(low, high)
         standard = (images - out[:, :C].sigmoid()) / log_sigma.exp()
         return (0.5 * standard.square() + log_sigma + 0.5 * math.log(2 * math.pi)).sum(1)
 
