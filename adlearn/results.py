@@ -133,7 +133,7 @@ def provenance(**fields) -> str:
     values = {name: sorted({str(record[name]) for record in records}) for name in ("profile", "device", "commit")}
     seeds = sorted({record["seed"] for record in records})
     commits = [re.sub(r"[0-9a-f]{40}", lambda found: found[0][:7], commit) for commit in values["commit"]]
-    return (f"kept runs: {records[0]['command']} and likewise · seeds {', '.join(map(str, seeds))} · profile "
+    return (f"kept runs: {records[0]['command']} and likewise\nseeds {', '.join(map(str, seeds))} · profile "
             f"{', '.join(values['profile'])} · {', '.join(values['device'])} · commit {', '.join(commits)}")
 
 
