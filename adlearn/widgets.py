@@ -88,8 +88,7 @@ def plane(figures, *, alt: str, names=("z₁", "z₂"), labels=None, start: tupl
         captions = [f"{names[0]} = {of_row}, {names[1]} = {of_column}" for of_column in labels[1]]
         stacks.append(_stack(row, captions, alt, start[1]))
         widgets.jslink((sliders[1], "value"), (stacks[-1], "selected_index"))
-    outer = getattr(widgets, "Stack", widgets.Tab)(stacks)
-    outer.selected_index = start[0]
+    outer = _one_of(stacks, start[0])
     widgets.jslink((sliders[0], "value"), (outer, "selected_index"))
     return widgets.VBox([*sliders, outer])
 
@@ -214,7 +213,14 @@ def _stack(figures, labels, alt, start: int):
     if len(set(counts)) > 1:
         raise ValueError(f"figures, labels and alt must be equally many, got {counts}")
     pages = [widgets.HTML(_page(*page)) for page in zip(pictures, labels, alts, strict=True)]
-    stack = getattr(widgets, "Stack", widgets.Tab)(pages)         # ipywidgets 7 has no Stack; its tabs do the same
+    return _one_of(pages, start)
+
+
+def _one_of(children, start: int):
+    """A box that shows one of its children."""
+    import ipywidgets as widgets
+
+    stack = getattr(widgets, "Stack", widgets.Tab)(children)      # ipywidgets 7 has no Stack; its tabs do the same
     stack.selected_index = start
     return stack
 

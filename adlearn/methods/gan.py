@@ -183,9 +183,8 @@ class AnoGAN(GANDetector):
         latent, width, patch: see `GANDetector`.
     """
 
-    def __init__(self, *, weight: float = 0.1, steps: int = 500, starts: int = 2,
-                 search_lr: float = 0.05, latent: int = 64,
-                 width: int = 32, patch: int | None = None):
+    def __init__(self, *, weight: float = 0.1, steps: int = 500, starts: int = 2, search_lr: float = 0.05,
+                 latent: int = 64, width: int = 32, patch: int | None = None):
         super().__init__(latent=latent, width=width, patch=patch)
         self.weight = checks.within(weight, 0, 1, "weight")
         self.search_lr = checks.between(search_lr, 0, 1e3, "search_lr")
