@@ -53,7 +53,7 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     | {f"latent_{latent}": partial(AutoEncoder, latent=latent) for latent in (2, 8, 32, 128, 512)},
     "vae": {name: partial(VAE, score_by=name) for name in ("elbo", "reconstruction", "probability")}
     | {"bernoulli": partial(VAE, likelihood="bernoulli"), "pixel_sigma": partial(VAE, sigma="pixel")},
-    "anogan": {"search": AnoGAN},
+    "anogan": {"search": AnoGAN, "search_100": partial(AnoGAN, steps=100)},
     "fast_anogan": {"encoder": FastAnoGAN},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
@@ -80,7 +80,7 @@ def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | 
     cases = _cases(method, variant, dataset)
     record = {"method": method, "variant": variant, "data": dataset, "profile": runtime.profile(), "seed": seed,
               "device": runtime.device_name(), "versions": _versions(), "commit": _commit(),
-              "command": f"python -m adlearn.bench {method} --variant {variant} --data {dataset} --seed {seed}"}
+              "command": results.command(method, variant, dataset, seed)}
     kept = _Kept(record)
     for case in runtime.progress([c for c in cases if c not in kept.cases], f"{method} on {dataset}"):
         kept.add(case, cases[case](seed))

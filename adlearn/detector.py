@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import cache, metrics, training
+from adlearn import augment, cache, checks, metrics, runtime, training
 from adlearn.backbones import Backbone
 from adlearn.neighbors import StateSized
 
@@ -123,6 +124,87 @@ class Detector(StateSized):
     def _ready(self) -> None:
         if self.training or any(buffer.numel() == 0 for buffer in self.buffers()):
             raise ValueError(f"this {type(self).__name__} is not fitted, or in training mode: call fit, or eval()")
+
+
+class Trained(Detector):
+    """A detector with networks of its own, built when it is fitted, for images like those that it is fitted on.
+
+    A method defines `build`, and its `fit` trains a new detector and becomes it at the end, so that a fit that breaks
+    off leaves everything as it was:
+
+        new = self.afresh(images)
+        ...                                     train the networks of `new`
+        return self.take(new)
+
+    Other images are made to fit: grey or coloured as the fitted ones, and resized.
+
+    Attributes:
+        shape_: (2,) int64, channels and side of the images that the networks were built for.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shape_", torch.empty(0, dtype=torch.int64))
+
+    def build(self, channels: int, side: int) -> None:
+        """Make the networks, as attributes, for images (B, channels, side, side)."""
+        raise NotImplementedError(f"{type(self).__name__} must define build")
+
+    def afresh(self, images: Tensor) -> Self:
+        """This detector as it was before it was fitted, on the same device, with networks for such images."""
+        if len(images) < 2:
+            raise ValueError(f"images must be at least 2 to learn from, got {len(images)}")
+        new, side = type(self)(**self._arguments()), self.side_of(images)
+        new.shape_ = torch.tensor([images.shape[1], side])
+        try:
+            new.build(images.shape[1], side)
+        except ValueError as error:
+            raise ValueError(f"images of {side}×{side} pixels: {error}") from error
+        return new.to(self.shape_.device)
+
+    def side_of(self, images: Tensor) -> int:
+        """Side of the images that the networks are built for."""
+        if images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must be square, got {images.shape[2]}×{images.shape[3]}: resize or crop them")
+        return images.shape[2]
+
+    def take(self, new: Self) -> Self:
+        """Become what `new` has become; the end of `fit`."""
+        self.__dict__.update(new.__dict__)
+        return self.fitted()
+
+    @staticmethod
+    def epochs(asked: int | None, count: int, batch_size: int, steps: dict[str, int]) -> int:
+        """The epochs asked for, or as many as give the profile's number of steps."""
+        if asked is not None:
+            return checks.positive_int(asked, "epochs")
+        return training.passes(count, batch_size, runtime.pick(**steps))
+
+    def fitting(self, images: Tensor) -> Tensor:
+        """The images with the channels and the size of those that the detector was fitted on."""
+        images, side = self.recoloured(images), self.shape_[1].item()
+        if images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must be square, as those that this {type(self).__name__} was fitted on, got "
+                             f"{images.shape[2]}×{images.shape[3]}: crop or resize them")
+        if images.shape[2] == side:
+            return images
+        return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+    def recoloured(self, images: Tensor) -> Tensor:
+        """Grey images repeated, or coloured ones made grey, as those that the detector was fitted on."""
+        self.check_fitted()
+        channels = self.shape_[0].item()
+        if channels > images.shape[1]:
+            return images.expand(-1, channels, -1, -1)
+        return images if channels == images.shape[1] else augment.grey(images)[:, :1]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        shape = state_dict.get(prefix + "shape_")
+        if shape is not None and shape.numel():
+            with torch.random.fork_rng(devices=[]):                     # first weights are drawn, and then replaced
+                self.build(*shape.tolist())
+            self.to(self.shape_.device).train(self.training)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def load(path, **modules) -> Detector:

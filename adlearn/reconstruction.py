@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adlearn import augment, checks, runtime, training
+from adlearn import checks, training
 from adlearn.data.folder import as_images
-from adlearn.detector import Detector
+from adlearn.detector import Trained
 
 
-class Reconstructor(Detector):
+class Reconstructor(Trained):
     """A detector that draws images again by what it learnt of normal ones; what it draws badly is anomalous.
 
     A method defines what it does with images of the size that it was fitted on: `build` (its networks), `objective`
-    (of a batch), `code`, `drawn` and, if it is not the squared error, `residual`. Other images are made to fit: grey
-    or coloured as the fitted ones, and resized, as maps are back again. With `patch` they are not resized but cut
-    into overlapping tiles, and what the tiles say of a pixel is averaged.
+    (of a batch), `code`, `drawn` and, if it is not the squared error, `residual`. Maps are resized to the images that
+    were asked about. With `patch` images are not resized but cut into overlapping tiles, and what the tiles say of a
+    pixel is averaged.
 
     Args:
         patch: side of the squares, at new random places in each step, that the method learns from, and of its tiles;
@@ -35,13 +35,8 @@ class Reconstructor(Detector):
     def __init__(self, *, patch: int | None = None):
         super().__init__()
         self.patch = patch if patch is None else checks.positive_int(patch, "patch")
-        self.register_buffer("shape_", torch.empty(0, dtype=torch.int64))
 
     # what a method defines ----------------------------------------------------------------------------------
-
-    def build(self, channels: int, side: int) -> None:
-        """Make the networks, as attributes, for images (B, channels, side, side)."""
-        raise NotImplementedError(f"{type(self).__name__} must define build")
 
     def objective(self, images: Tensor) -> Tensor:
         """What training minimises, one number for a batch of images (B, channels, side, side)."""
@@ -80,13 +75,6 @@ class Reconstructor(Detector):
                        epochs=self.epochs(epochs, len(images), batch_size, self.training_steps), batch_size=batch_size,
                        history=new.losses_)
         return self.take(new)
-
-    @staticmethod
-    def epochs(asked: int | None, count: int, batch_size: int, steps: dict[str, int]) -> int:
-        """The epochs asked for, or as many as give the profile's number of steps."""
-        if asked is not None:
-            return checks.positive_int(asked, "epochs")
-        return training.passes(count, batch_size, runtime.pick(**steps))
 
     def embed(self, images: Tensor) -> Tensor:
         """The code (B, D), of tiles their mean."""
@@ -133,18 +121,12 @@ class Reconstructor(Detector):
 
     def fitting(self, images: Tensor) -> Tensor:
         """The images with the channels, and without `patch` in the size, of those that the detector was fitted on."""
-        self.check_fitted()
-        (channels, side), (H, W) = self.shape_.tolist(), images.shape[2:]
-        if channels > images.shape[1]:
-            images = images.expand(-1, channels, -1, -1)
-        elif channels < images.shape[1]:
-            images = augment.grey(images)[:, :1]
-        if self.patch is None and H == W != side:
-            return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        if min(H, W) < side or (self.patch is None and H != W):
-            need = f"square, as those that this {type(self).__name__} was fitted on"
-            raise ValueError(f"images must be {need if self.patch is None else f'at least {side} pixels wide and high'}"
-                             f", got {H}×{W}: crop or resize them")
+        if self.patch is None:
+            return super().fitting(images)
+        images, side = self.recoloured(images), self.shape_[1].item()
+        if min(images.shape[2:]) < side:
+            raise ValueError(f"images must be at least {side} pixels wide and high, as the tiles of this "
+                             f"{type(self).__name__}, got {images.shape[2]}×{images.shape[3]}: resize them")
         return images
 
     def cut(self, images: Tensor) -> Tensor:
@@ -157,34 +139,9 @@ class Reconstructor(Detector):
         image = torch.arange(B, device=images.device)[:, None, None]
         return images.movedim(1, 3)[image, rows[:, :, None], columns[:, None]].movedim(3, 1)
 
-    # fitting, and loading, build networks -------------------------------------------------------------------
-
-    def afresh(self, images: Tensor) -> Self:
-        """This detector as it was before it was fitted, on the same device, with networks for such images."""
-        _, C, H, W = images.shape
-        if self.patch is None and H != W:
-            raise ValueError(f"images must be square, got {H}×{W}: resize them, or cut squares with patch=")
-        if self.patch is not None and self.patch > min(H, W):
-            raise ValueError(f"patch must be at most the images' {H}×{W}, got {self.patch}")
-        if len(images) < 2:
-            raise ValueError(f"images must be at least 2 to learn from, got {len(images)}")
-        new = type(self)(**self._arguments())
-        new.shape_ = torch.tensor([C, self.patch or H])
-        try:
-            new.build(C, self.patch or H)
-        except ValueError as error:
-            raise ValueError(f"{'images' if self.patch is None else 'patch'}: {error}") from error
-        return new.to(self.shape_.device)
-
-    def take(self, new: Self) -> Self:
-        """Become what `new` has become; the end of `fit`."""
-        self.__dict__.update(new.__dict__)
-        return self.fitted()
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        shape = state_dict.get(prefix + "shape_")
-        if shape is not None and shape.numel():
-            with torch.random.fork_rng(devices=[]):                     # first weights are drawn, and then replaced
-                self.build(*shape.tolist())
-            self.to(self.shape_.device).train(self.training)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def side_of(self, images: Tensor) -> int:
+        if self.patch is None:
+            return super().side_of(images)
+        if self.patch > min(images.shape[2:]):
+            raise ValueError(f"patch must be at most the images' {images.shape[2]}×{images.shape[3]}, got {self.patch}")
+        return self.patch

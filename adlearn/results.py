@@ -34,6 +34,11 @@ def name(record: dict) -> str:
     return "{method}-{variant}-{data}-{profile}-s{seed}".format(**record)
 
 
+def command(method: str, variant: str, data: str, seed: int) -> str:
+    """The line that makes the run, in the profile that it is said in."""
+    return f"python -m adlearn.bench {method} --variant {variant} --data {data} --seed {seed}"
+
+
 def validate(record: dict, where: str = "record") -> dict:
     """The record itself if it keeps the schema; otherwise `ValueError` with the field and the cure."""
     if not isinstance(record, dict):
@@ -121,6 +126,21 @@ def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
                 raise ValueError(f"two records of seed {record['seed']}: name more fields, e.g. profile=, got {fields}")
             found[case][record["seed"]] = value
     return found
+
+
+def by_seed(figure: str, *, method: str, variant: str, data: str, profile: str = "quick") -> dict[int, float | dict]:
+    """One figure of a method in its kept runs: {seed: value}; empty if there are none, see `missing`."""
+    records = find(method=method, variant=variant, data=data, profile=profile)
+    for record in records:
+        checks.choice(figure, record["figures"], "figure")
+    return {record["seed"]: record["figures"][figure] for record in records}
+
+
+def missing(seeds, *, method: str, variant: str, data: str, profile: str = "quick") -> list[str]:
+    """The commands of those seeds' runs that are not kept: a page names them rather than leaving them out."""
+    there = {record["seed"] for record in find(method=method, variant=variant, data=data, profile=profile)}
+    asked = "" if profile == "quick" else f"ADLEARN_PROFILE={profile} "
+    return [asked + command(method, variant, data, seed) for seed in seeds if seed not in there]
 
 
 def provenance(**fields) -> str:

@@ -126,8 +126,8 @@ def test_every_method_learns_from_patches_of_colour_and_survives_a_file(method, 
 
 @pytest.mark.parametrize(("images", "options", "message"), [
     (torch.rand(4, 1, 8, 16), {}, "must be square"),
-    (torch.rand(4, 1, 12, 12), {}, "images: the side must be 8, 16, 32"),
-    (torch.rand(4, 1, 16, 16), {"patch": 12}, "patch: the side must be 8, 16, 32"),
+    (torch.rand(4, 1, 12, 12), {}, "images of 12×12 pixels: the side must be 8, 16, 32"),
+    (torch.rand(4, 1, 16, 16), {"patch": 12}, "12×12 pixels: the side must be 8, 16, 32, 64, ... .* with patch="),
     (torch.rand(4, 1, 16, 16), {"patch": 32}, "patch must be at most"),
     (torch.rand(1, 1, 16, 16), {}, "at least 2"),
 ])

@@ -103,6 +103,21 @@ def test_differences_are_taken_seed_by_seed():
         results.difference(cases, "a", "c")
 
 
+def test_a_methods_runs_by_seed_and_those_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "folder", lambda: tmp_path)
+    run = {key: RECORD[key] for key in ("method", "variant", "data", "profile")}
+    assert results.by_seed("mean_auroc", **run) == {}
+    for seed, value in ((0, 0.5), (3, 0.75)):
+        results.write({**RECORD, "seed": seed, "figures": {"mean_auroc": value}})
+    assert results.by_seed("mean_auroc", **run) == {0: 0.5, 3: 0.75}
+    assert [line.split("--seed ")[1] for line in results.missing(range(5), **run)] == ["1", "2", "4"]
+    assert results.missing([3], **run) == []
+    there, = results.missing([0], **{**run, "profile": "gpu"})
+    assert there == f"ADLEARN_PROFILE=gpu {RECORD['command']} --variant pixels --data digits --seed 0"
+    with pytest.raises(ValueError, match="figure must be one of"):
+        results.by_seed("loss", **run)
+
+
 def test_provenance_names_seeds_device_commit_and_command(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "folder", lambda: tmp_path)
     study = {**RECORD, "variant": "study"}
