@@ -50,6 +50,7 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     "feature_dictionary": {"efficientnet_lite0": FeatureDictionary},
     "mean_image": {"pixels": MeanImage},
     "autoencoder": {loss: partial(AutoEncoder, loss=loss) for loss in ("l2", "ssim")}
+    | {"l2_seen_by_ssim": partial(AutoEncoder, loss="l2", measure="ssim")}
     | {f"latent_{latent}": partial(AutoEncoder, latent=latent) for latent in (2, 8, 32, 128, 512)},
     "vae": {name: partial(VAE, score_by=name) for name in ("elbo", "reconstruction", "probability")}
     | {"bernoulli": partial(VAE, likelihood="bernoulli"), "pixel_sigma": partial(VAE, sigma="pixel")},

@@ -20,7 +20,7 @@ class Reconstructor(Trained):
     A method defines what it does with images of the size that it was fitted on: `build` (its networks), `objective`
     (of a batch), `code`, `drawn` and, if it is not the squared error, `residual`. Maps are resized to the images that
     were asked about. With `patch` images are not resized but cut into overlapping tiles, and what the tiles say of a
-    pixel is averaged.
+    pixel is averaged, see `joined_tiles`.
 
     Args:
         patch: side of the squares, at new random places in each step, that the method learns from, and of its tiles;
@@ -91,20 +91,25 @@ class Reconstructor(Trained):
         return maps[:, 0]                                                               # (B, H, W)
 
     def joined_tiles(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """`function`, (B, C, side, side) to (B, K, side, side), over all tiles, averaged: (B, K, H, W)."""
+        """`function`, (B, C, side, side) to (B, K, side, side), over all tiles: (B, K, H, W).
+
+        Where tiles overlap their values are averaged, each weighted by how far inside of its tile the pixel lies (a
+        Hann window), so that no seam shows where a tile ends.
+        """
         images = self.fitting(images)
         side, places = self.shape_[1].item(), self.places(images)
         if len(places) == 1:
             return function(images)
-        total = None
+        hann = torch.hann_window(side + 2, periodic=False, device=images.device)[1:-1]              # above 0
+        inside, total = hann[:, None] * hann, None                                                  # (side, side)
         for top, left in places:
             found = function(images[:, :, top:top + side, left:left + side])            # (B, K, side, side)
             if total is None:
                 total = found.new_zeros(*found.shape[:2], *images.shape[2:])            # (B, K, H, W)
-                count = found.new_zeros(images.shape[2:])
-            total[:, :, top:top + side, left:left + side] += found
-            count[top:top + side, left:left + side] += 1
-        return total / count
+                weight = inside.new_zeros(images.shape[2:])
+            total[:, :, top:top + side, left:left + side] += inside * found
+            weight[top:top + side, left:left + side] += inside
+        return total / weight
 
     def mean_of_tiles(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """`function`, (B, C, side, side) to (B, ...): the mean over all tiles."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from adlearn import checks
 from adlearn.plots import ACCENTS, ANOMALOUS, FAINT, INK, NORMAL
 
-COLOURS, DPI = 48, 90          # a plot needs few colours; the page stays light
+COLOURS, DPI = (48, 256), 90    # a plot needs few colours, and the page stays light; a photograph needs more
+SEEN = 0.5                     # mean change of a value, of 255, from which on fewer colours show
 SPRITES = 20                   # images in a row of the picture that all points share
 
 
@@ -243,14 +244,18 @@ def png(figure) -> bytes:
         ValueError: not a figure.
     """
     import matplotlib.pyplot as plt
-    from PIL import Image
+    from PIL import Image, ImageChops, ImageStat
 
     if not hasattr(figure, "savefig"):
         raise ValueError(f"figure must be a matplotlib figure, got {type(figure).__name__}: pass axes.figure")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     plt.close(figure)
-    small = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    full = Image.open(buffer).convert("RGB")
+    for colours in COLOURS:
+        small = full.quantize(colours, dither=Image.Dither.NONE)
+        if max(ImageStat.Stat(ImageChops.difference(full, small.convert("RGB"))).mean) < SEEN:
+            break
     buffer = io.BytesIO()
     small.save(buffer, format="png", optimize=True)
     return buffer.getvalue()

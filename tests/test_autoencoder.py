@@ -104,8 +104,14 @@ def test_the_map_is_the_loss_and_the_score_its_maximum():
             assert torch.allclose(detector.objective(images), expected.mean())
         assert torch.allclose(detector.localize(images), expected)
         assert torch.allclose(detector.score(images), expected.flatten(1).amax(1))
+        other = methods.AutoEncoder(loss="l2" if loss == "ssim" else "ssim", measure=loss, latent=4, width=4).fit(
+            images, epochs=1)
+        with torch.no_grad():
+            assert torch.allclose(other.localize(images), measure(images, other.reconstruct(images)))
     with pytest.raises(ValueError, match="loss must be one of"):
         methods.AutoEncoder(loss="l1")
+    with pytest.raises(ValueError, match="measure must be one of"):
+        methods.AutoEncoder(measure="l1")
 
 
 def test_a_wider_code_draws_better():

@@ -84,15 +84,18 @@ class AutoEncoder(Reconstructor):
     """A convolutional autoencoder with a code of `latent` numbers.
 
     Args:
-        loss: "l2", the squared error; or "ssim", one minus the structural similarity. Also the map's measure.
+        loss: "l2", the squared error; or "ssim", one minus the structural similarity.
+        measure: what the map is made of, "l2" or "ssim"; None takes the loss.
         latent: length of the code. Too long, and the code has room for the defect too.
         width: channels of the first convolution.
         patch: see `Reconstructor`; the paper learns textures from squares of 128 pixels.
     """
 
-    def __init__(self, *, loss: str = "l2", latent: int = 64, width: int = 32, patch: int | None = None):
+    def __init__(self, *, loss: str = "l2", measure: str | None = None, latent: int = 64, width: int = 32,
+                 patch: int | None = None):
         super().__init__(patch=patch)
         self.loss = checks.choice(loss, LOSSES, "loss")
+        self.measure = measure if measure is None else checks.choice(measure, LOSSES, "measure")
         self.latent, self.width = checks.positive_int(latent, "latent"), checks.positive_int(width, "width")
 
     def build(self, channels: int, side: int) -> None:
@@ -106,12 +109,15 @@ class AutoEncoder(Reconstructor):
         return self.decoder(self.code(images)).sigmoid()                             # (B, C, side, side)
 
     def objective(self, images: Tensor) -> Tensor:
-        return self.residual(images).mean()
+        return self.difference(images, self.loss).mean()
 
     def residual(self, images: Tensor) -> Tensor:
-        if self.loss == "ssim":
-            return 1 - ssim(images, self.drawn(images))                                 # (B, side, side), 0 to 2
-        return super().residual(images)
+        return self.difference(images, self.measure or self.loss)
+
+    def difference(self, images: Tensor, measure: str) -> Tensor:
+        """Between images and their reconstructions by one of `LOSSES`, (B, side, side); 1 − SSIM is from 0 to 2."""
+        drawn = self.drawn(images)
+        return (images - drawn).square().mean(1) if measure == "l2" else 1 - ssim(images, drawn)
 
 
 class MeanImage(Reconstructor):
