@@ -107,9 +107,8 @@ class Detector(StateSized):
                           "state": state, "losses": self.losses_, "backbones": backbones})
 
     def options(self) -> dict:
-        """The arguments that would build this detector again, modules left out."""
-        arguments = self._arguments()
-        return {name: value for name, value in arguments.items() if not isinstance(value, nn.Module)}
+        """The arguments that would build this detector again, modules and functions left out."""
+        return {name: value for name, value in self._arguments().items() if not callable(value)}
 
     def _arguments(self) -> dict:
         names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
@@ -192,7 +191,8 @@ class Trained(Detector):
 
     def recoloured(self, images: Tensor) -> Tensor:
         """Grey images repeated, or coloured ones made grey, as those that the detector was fitted on."""
-        self.check_fitted()
+        if not self.shape_.numel():
+            self.check_fitted()
         channels = self.shape_[0].item()
         if channels > images.shape[1]:
             return images.expand(-1, channels, -1, -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +70,53 @@ def resnet18(channels: int = 3) -> ResNet:
     return ResNet(channels=channels)
 
 
+class WideResNet(nn.Sequential):
+    """Images (B, C, H, W) to features (B, dim): a wide residual network, batch norm and ReLU before each convolution.
+
+    Three groups of (depth − 4) / 6 blocks with 16, 32 and 64 times `widen` channels. GOAD's is 10-4: one block a group,
+    features (B, 256). Zagoruyko and Komodakis, "Wide Residual Networks", 2016.
+
+    Args:
+        channels: of the images.
+        depth: 10, 16, 22, 28, ...
+        widen: factor of the widths.
+    """
+
+    def __init__(self, *, channels: int = 3, depth: int = 10, widen: int = 4):
+        if checks.positive_int(depth, "depth", 10) % 6 != 4:
+            raise ValueError(f"depth must be 10, 16, 22, ..., 6 n + 4 for n blocks a group, got {depth}")
+        checks.positive_int(channels, "channels")
+        checks.positive_int(widen, "widen")
+        layers: list[nn.Module] = [_conv(channels, 16)]
+        before = 16
+        for group in range(3):
+            for block in range((depth - 4) // 6):
+                after = 16 * 2 ** group * widen
+                layers.append(_PreBlock(before, after, stride=2 if group and not block else 1))
+                before = after
+        super().__init__(*layers, nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.dim = before
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+
+class _PreBlock(nn.Module):
+    """x + two convolutions of relu(norm(x)), with a 1 × 1 convolution on the shortcut where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.first = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU())
+        self.residual = nn.Sequential(_conv(before, after, stride), nn.BatchNorm2d(after), nn.ReLU(),
+                                      _conv(after, after))
+        self.same = stride == 1 and before == after
+        self.shortcut = nn.Identity() if self.same else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.first(x)
+        return (x if self.same else self.shortcut(active)) + self.residual(active)
+
+
 class _Block(nn.Module):
     """relu(x + two convolutions of x), with a 1 × 1 convolution on x where the shape changes."""
 
@@ -90,15 +139,17 @@ class ProjectionHead(nn.Sequential):
     """Features h (B, dim) to z = W₂ relu(W₁ h), (B, out): where a contrastive loss compares. SimCLR, section 4.2.
 
     Args:
-        dim: of h, and of the hidden layer.
+        dim: of h, and of the hidden layers.
         out: of z.
         layers: 2 as in the paper; 1 is a linear head, 3 that of its second version (without its batch norm).
+        norm: batch norm after each hidden layer, without which a deep head hardly trains.
     """
 
-    def __init__(self, dim: int, *, out: int = 128, layers: int = 2):
+    def __init__(self, dim: int, *, out: int = 128, layers: int = 2, norm: bool = False):
         for name, value in (("dim", dim), ("out", out), ("layers", layers)):
             checks.positive_int(value, name)
-        hidden = [part for _ in range(layers - 1) for part in (nn.Linear(dim, dim), nn.ReLU())]
+        hidden = [part for _ in range(layers - 1)
+                  for part in (nn.Linear(dim, dim, bias=not norm), *[nn.BatchNorm1d(dim)] * norm, nn.ReLU())]
         super().__init__(*hidden, nn.Linear(dim, out))
 
 
@@ -108,6 +159,21 @@ def width(encoder: nn.Module) -> int:
         raise ValueError(f"encoder must say how many features it gives: set encoder.dim, got {type(encoder).__name__} "
                          "without it")
     return encoder.dim
+
+
+ENCODERS = {
+    "small": lambda channels: ResNet(channels=channels, widths=(16, 32, 64), blocks=1),
+    "resnet18": resnet18,
+    "wide_resnet_10_4": lambda channels: WideResNet(channels=channels),
+}
+
+
+def encoder_of(which: str | nn.Module, channels: int) -> nn.Module:
+    """A new encoder of `ENCODERS` by its name, or a copy of one's own: images (B, channels, H, W) to (B, dim)."""
+    if isinstance(which, nn.Module):
+        width(which)
+        return copy.deepcopy(which)
+    return ENCODERS[checks.choice(which, ENCODERS, "encoder")](channels)
 
 
 SMALLEST = 4                                    # pixels a side of the last map before, and the first after, a code

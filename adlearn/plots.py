@@ -60,7 +60,8 @@ def images(batch: Tensor, titles=None, *, columns: int = 4, side: float = 1.6):
     return figure
 
 
-def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, titles=None, *, side: float = 1.5):
+def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, titles=None, *, side: float = 1.5,
+         top: float = 1.0):
     """One column an image: the image, the outline of its mask, and one row of heat for each detector.
 
     Args:
@@ -70,6 +71,8 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
         masks: (N, H, W) bool, or 0 and 1, outlined on the images.
         titles: none or N.
         side: of one picture, in inches.
+        top: quantile of a detector's values, above 0, that has the brightest colour; below 1 a few glaring pixels
+            leave the rest visible.
 
     Raises:
         ValueError: images outside [0, 1]; maps or masks of another number or size; values that are not finite.
@@ -78,11 +81,14 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
     count = len(batch)
     titles = _names(titles, count, "titles")
     _positive(side, "side")
+    checks.between(top, 0, 1, "top")
     heat = {name: _stack(values, f"heat[{name!r}]", (count, None, None)) for name, values in heat.items()}
     for name, values in heat.items():
         checks.finite(values, f"heat[{name!r}]")
     if masks is not None:
         masks = checks.binary(_stack(masks, "masks", (count, *batch.shape[2:])), "masks")
+    scales = [{"vmin": values.min().item(), "vmax": np.quantile(values.float().cpu().numpy(), top)}
+              for values in heat.values()]
     with style() as plt:
         figure, axes = plt.subplots(1 + len(heat), len(batch), squeeze=False,
                                     figsize=(side * len(batch) + 0.3, side * (1 + len(heat)) + 0.25))
@@ -92,9 +98,8 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
                 axes[0, column].contour(masks[column].cpu().numpy(), levels=[0.5], colors=[ANOMALOUS], linewidths=1)
             if titles is not None:
                 axes[0, column].set_title(titles[column], fontsize=8.5, loc="center")
-            for row, values in enumerate(heat.values(), start=1):
-                axes[row, column].imshow(values[column].float().cpu().numpy(), cmap="magma",
-                                         vmin=values.min().item(), vmax=values.max().item())
+            for row, (values, limits) in enumerate(zip(heat.values(), scales, strict=True), start=1):
+                axes[row, column].imshow(values[column].float().cpu().numpy(), cmap="magma", **limits)
         for row, name in enumerate(["image", *heat]):
             axes[row, 0].set_ylabel(name, fontsize=9)
         _bare(axes)

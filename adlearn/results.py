@@ -157,17 +157,17 @@ def provenance(**fields) -> str:
             f"{', '.join(values['profile'])} · {', '.join(values['device'])} · commit {', '.join(commits)}")
 
 
-def interval(values, *, signed: bool = False) -> str:
+def interval(values, *, signed: bool = False, digits: int = 3) -> str:
     """Mean and 95 % interval of numbers, or of a dict's values, as text, "0.931 (0.925 to 0.937)".
 
     See `metrics.mean_interval`.
     """
     values = values.values() if isinstance(values, dict) else values
-    form = "{:+.3f} ({:+.3f} to {:+.3f})" if signed else "{:.3f} ({:.3f} to {:.3f})"
-    return form.format(*metrics.mean_interval(list(values)))
+    mean, low, high = (f"{value:{'+' if signed else ''}.{digits}f}" for value in metrics.mean_interval(list(values)))
+    return f"{mean} ({low} to {high})"
 
 
-def difference(cases: dict[str, dict[int, float]], case: str, reference: str) -> str:
+def difference(cases: dict[str, dict[int, float]], case: str, reference: str, *, digits: int = 3) -> str:
     """How far a case of `over_seeds` lies above another, seed by seed: mean and interval as text.
 
     Raises:
@@ -176,7 +176,7 @@ def difference(cases: dict[str, dict[int, float]], case: str, reference: str) ->
     for name in (case, reference):
         checks.choice(name, cases, "case")
     seeds = cases[case].keys() & cases[reference].keys()
-    return interval([cases[case][seed] - cases[reference][seed] for seed in sorted(seeds)], signed=True)
+    return interval([cases[case][seed] - cases[reference][seed] for seed in sorted(seeds)], signed=True, digits=digits)
 
 
 def papers(**columns) -> list[dict]:
