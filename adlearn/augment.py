@@ -125,6 +125,43 @@ def cut_permutations(images: Tensor) -> Tensor:
     return torch.cat([cut_permute(images, swap) for swap in SWAPS])
 
 
+def geometric(images: Tensor) -> Tensor:
+    """The 72 transformations of GEOM and GOAD, (72B, C, H, W), the images as they are first. Square images only.
+
+    Mirrored or not × shifted by −¼, 0 or ¼ of the side across and down, what is missing reflected × four rotations.
+    Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric Transformations", 2018.
+    """
+    _check_batch(images)
+    _check_square(images)
+    step = images.shape[2] // 4
+    found = []
+    for mirrored in (images, images.flip(3)):
+        framed = F.pad(mirrored, (step,) * 4, mode="reflect")                                   # (B, C, H + 2s, W + 2s)
+        for down in (step, 0, 2 * step):
+            for across in (step, 0, 2 * step):
+                moved = framed[:, :, down:down + images.shape[2], across:across + images.shape[3]]
+                found += [torch.rot90(moved, turn, (2, 3)) for turn in range(4)]
+    return torch.cat(found)
+
+
+def beside(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A shift of two: (B, C, H, W) to (2B, C, H, W), the images as they are, then as `transform` makes them."""
+    return lambda images: torch.cat([images, transform(images)])
+
+
+SHIFTS = {"rotations": rotations, "cut_permutations": cut_permutations, "geometric": geometric}
+
+
+def shift_of(which: str | Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """A function of `SHIFTS` by its name, or one's own: (B, C, H, W) to (K·B, C, H, W), the images as they are first.
+
+    None is the identity alone, K = 1.
+    """
+    if which is None:
+        return lambda images: images
+    return which if callable(which) else SHIFTS[checks.choice(which, SHIFTS, "shift")]
+
+
 # Colour --------------------------------------------------------------------------------------------------------------
 
 
@@ -476,11 +513,27 @@ class CutPermute(Transform):
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
-def simclr(*, strength: float = 0.5, blur: bool = False) -> Compose:
+def simclr(*, strength: float = 0.5, blur: bool = False, mirror: float = 0.5) -> Compose:
     """SimCLR's augmentation, the defaults as for CIFAR-10; with ``strength=1, blur=True`` as for ImageNet."""
     s = checks.within(strength, 0, 2.5, "strength")
-    return Compose(RandomResizedCrop(mirror=0.5), ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s, p=0.8),
+    return Compose(RandomResizedCrop(mirror=mirror), ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s, p=0.8),
                    RandomGrey(), *[RandomGaussianBlur()] * blur)
+
+
+def views_of_shifts(
+    shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """A function: images (B, C, H, W) to one random view of each shifted copy, (K·B, C, H, W).
+
+    The recipe mirrors *before* the shift: a quarter turn to the left, mirrored, is a quarter turn to the right of the
+    mirrored image, and nobody could tell the two turns apart any more. One's own `views` are applied behind the shift,
+    and nothing is mirrored.
+    """
+    shift = shift_of(shift)
+    if views is not None:
+        return lambda images: views(shift(images))
+    flip, recipe = RandomHorizontalFlip(), simclr(mirror=0.0)
+    return lambda images: recipe(shift(flip(images)))
 
 
 def simclr_figure() -> dict[str, Transform]:

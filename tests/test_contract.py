@@ -22,6 +22,10 @@ DETECTORS = {   # name: how to build it; every class in adlearn.methods that is 
     "VAE": lambda: methods.VAE(latent=8, width=8),
     "AnoGAN": lambda: methods.AnoGAN(latent=8, width=8, steps=20),
     "FastAnoGAN": lambda: methods.FastAnoGAN(latent=8, width=8),
+    "DeepSVDD": lambda: methods.DeepSVDD(widths=(8, 8, 8), dim=8),
+    "GOAD": lambda: methods.GOAD(shift="cut_permutations"),
+    "TwoStage": lambda: methods.TwoStage(),
+    "CSI": lambda: methods.CSI(),
 }
 
 
@@ -46,7 +50,9 @@ def short_training():
     with pytest.MonkeyPatch.context() as patch:
         for name, attribute, steps in (("AutoEncoder", "training_steps", 60), ("VAE", "training_steps", 60),
                                        ("AnoGAN", "training_steps", 150), ("FastAnoGAN", "training_steps", 150),
-                                       ("FastAnoGAN", "encoder_steps", 60)):
+                                       ("FastAnoGAN", "encoder_steps", 60), ("DeepSVDD", "training_steps", 40),
+                                       ("DeepSVDD", "pretraining_steps", 40), ("GOAD", "training_steps", 150),
+                                       ("TwoStage", "training_steps", 8), ("CSI", "training_steps", 30)):
             patch.setattr(getattr(methods, name), attribute, dict.fromkeys(runtime.PROFILES, steps))
         yield
 

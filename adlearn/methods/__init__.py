@@ -16,6 +16,11 @@ _HOMES = {
     "VAE": "adlearn.methods.vae",
     "AnoGAN": "adlearn.methods.gan",
     "FastAnoGAN": "adlearn.methods.gan",
+    "DeepSVDD": "adlearn.methods.deep_svdd",
+    "GOAD": "adlearn.methods.goad",
+    "TabularGOAD": "adlearn.methods.goad",
+    "TwoStage": "adlearn.methods.two_stage",
+    "CSI": "adlearn.methods.csi",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",
 }
