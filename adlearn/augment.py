@@ -162,6 +162,28 @@ def shift_of(which: str | Callable[[Tensor], Tensor] | None) -> Callable[[Tensor
     return which if callable(which) else SHIFTS[checks.choice(which, SHIFTS, "shift")]
 
 
+def count_of(shift: str | Callable[[Tensor], Tensor] | None, channels: int, side: int, *, minimum: int = 1) -> int:
+    """K, the copies that a shift makes of an image (channels, side, side).
+
+    Raises:
+        ValueError: it is no shift: copies of another shape or outside [0, 1], the images as they are not first, or
+            fewer copies than `minimum`.
+    """
+    asked = torch.linspace(0, 1, 2 * channels * side ** 2).view(2, channels, side, side)
+    copies = shift_of(shift)(asked)
+    if not isinstance(copies, Tensor) or copies.shape[1:] != asked.shape[1:] or len(copies) % 2 or not len(copies):
+        raise ValueError(f"shift must turn images (B, C, H, W) into (K·B, C, H, W), got "
+                         f"{tuple(getattr(copies, 'shape', ()))} for {tuple(asked.shape)}")
+    checks.unit_range(copies, "what shift returns")
+    if not torch.equal(copies[:2], asked):
+        raise ValueError("shift must return the images as they are first, then all of them shifted in one way, and so "
+                         "on: adlearn.augment.beside makes such a function of a transformation")
+    if len(copies) // 2 < minimum:
+        raise ValueError(f"shift must make at least {minimum} copies of an image, itself included, got "
+                         f"{len(copies) // 2}: see adlearn.augment.beside")
+    return len(copies) // 2
+
+
 # Colour --------------------------------------------------------------------------------------------------------------
 
 
@@ -521,19 +543,23 @@ def simclr(*, strength: float = 0.5, blur: bool = False, mirror: float = 0.5) ->
 
 
 def views_of_shifts(
-    shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor] | None = None
+    shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor], *, mirror: bool
 ) -> Callable[[Tensor], Tensor]:
-    """A function: images (B, C, H, W) to one random view of each shifted copy, (K·B, C, H, W).
+    """A function: images (B, C, H, W) in [0, 1] to one random view of each shifted copy, (K·B, C, H, W).
 
-    The recipe mirrors *before* the shift: a quarter turn to the left, mirrored, is a quarter turn to the right of the
-    mirrored image, and nobody could tell the two turns apart any more. One's own `views` are applied behind the shift,
-    and nothing is mirrored.
+    `mirror`ing belongs *before* the shift: a quarter turn to the left, mirrored, is a quarter turn to the right of the
+    mirrored image, and nobody could tell the two turns apart any more. Leave it out if the shift itself mirrors, as
+    "geometric" does; and mind that random crops hide a shift that moves.
     """
-    shift = shift_of(shift)
-    if views is not None:
-        return lambda images: views(shift(images))
-    flip, recipe = RandomHorizontalFlip(), simclr(mirror=0.0)
-    return lambda images: recipe(shift(flip(images)))
+    shift, flip = shift_of(shift), RandomHorizontalFlip() if mirror else Compose()
+    return lambda images: _unchecked(views, shift(_unchecked(flip, images)))
+
+
+def _unchecked(transform: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """What `transform` makes of images that have been checked; its own may change its input."""
+    if not isinstance(transform, Transform):
+        return transform(images)
+    return transform.apply(images.clone() if transform.in_place else images, None)
 
 
 def simclr_figure() -> dict[str, Transform]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,14 +24,20 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from adlearn import __version__, cache, checks, data, metrics, results, runtime, studies
+import torch
+
+from adlearn import __version__, cache, checks, data, metrics, results, runtime, studies, training
+from adlearn.data.cifar10 import CLASSES as CIFAR_CLASSES
 from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector
 from adlearn.methods import (
+    CSI,
+    GOAD,
     KDE,
     VAE,
     AnoGAN,
     AutoEncoder,
+    DeepSVDD,
     FastAnoGAN,
     FeatureDictionary,
     Gaussian,
@@ -38,7 +45,9 @@ from adlearn.methods import (
     MeanImage,
     NearestNeighbors,
     OneClassSVM,
+    TwoStage,
 )
+from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.studies import Case
 
 METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
@@ -56,6 +65,11 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     | {"bernoulli": partial(VAE, likelihood="bernoulli"), "pixel_sigma": partial(VAE, sigma="pixel")},
     "anogan": {"search": AnoGAN, "search_100": partial(AnoGAN, steps=100)},
     "fast_anogan": {"encoder": FastAnoGAN},
+    "deep_svdd": {name.replace("-", "_"): partial(DeepSVDD, objective=name) for name in ("one-class", "soft-boundary")},
+    "goad": {shift: partial(GOAD, shift=shift) for shift in ("rotations", "geometric", "cut_permutations")},
+    "two_stage": {pretext: partial(TwoStage, pretext=pretext) for pretext in ("rotation", "contrastive", "augmented")},
+    "csi": {shift: partial(CSI, shift=shift) for shift in ("rotations", "cut_permutations")}
+    | {"simclr": partial(CSI, shift=None, parts=("con",))},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
@@ -64,6 +78,8 @@ DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
                           for i in range(5)},
     "digits": {str(i): lambda seed, i=i: data.digits(i, seed=seed) for i in range(10)},
     "parts": {name: lambda seed, name=name: data.parts(name, seed=seed) for name in CLASSES},
+    "cifar10": {name: lambda seed, name=name: data.cifar10(name, root=os.environ.get("ADLEARN_CIFAR10"), seed=seed)
+                for name in CIFAR_CLASSES},
     "parts_damaged": {name: lambda seed, name=name: data.parts(name, seed=seed, defects=True) for name in CLASSES},
 }
 
@@ -138,8 +154,38 @@ def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> di
     if split.masks is not None and type(detector).anomaly_map is not Detector.anomaly_map:
         maps = detector.localize(split.test)
         figures |= {"pixel_auroc": metrics.pixel_auroc(split.masks, maps), "aupro": metrics.aupro(split.masks, maps)}
+    for kind, more in MORE.items():
+        if isinstance(detector, kind):
+            figures |= more(detector, split)
     return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
             "figures": figures}
+
+
+def _by_classifier(detector: TwoStage, split: data.OneClass) -> dict[str, float]:
+    """AUROC of every classifier on the features that were learnt, and how evenly these fill the sphere."""
+    found = {}
+    for name in CLASSIFIERS:
+        other = TwoStage(pretext="none", classifier=name, encoder=detector.net).to(runtime.device()).fit(split.train)
+        found[f"auroc_{name}"] = metrics.auroc(split.labels, other.score(split.test))
+    features = training.collect(detector.embed, split.train, device=runtime.device())
+    return found | {"uniformity": metrics.uniformity(features)}
+
+
+def _by_part(detector: CSI, split: data.OneClass) -> dict[str, float]:
+    """AUROC of CSI's score without one of its ingredients, and of each alone."""
+    near, length, logits = training.collect(lambda batch: torch.stack(detector.terms(batch)).movedim(2, 0), split.test,
+                                            device=runtime.device()).movedim(0, 2)                 # (K, M) each
+    balance = detector.balance_.cpu()[:, :, None]
+    con, cls = near * length, logits
+    scores = {"con": balance[0] * con, "cls": balance[1] * cls, "unbalanced": con + cls, "cosine": near,
+              "length": balance[0] * length, "cosine_and_logit": near + balance[1] * cls}
+    found = {name: metrics.auroc(split.labels, -value.mean(0)) for name, value in scores.items()}
+    whole = balance[0] * con + balance[1] * cls
+    return {f"auroc_{name}": value for name, value in found.items()} | {
+        "auroc_identity": metrics.auroc(split.labels, -whole[0])}
+
+
+MORE = {TwoStage: _by_classifier, CSI: _by_part}
 
 
 class _Kept:

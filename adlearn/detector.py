@@ -94,16 +94,17 @@ class Detector(StateSized):
     def save(self, path) -> None:
         """Write the fitted detector as primitives and tensors; whole or not at all.
 
-        A pretrained backbone is kept by name and sha256, not by its weights. A custom `encoder=` is left out too
-        and must be handed over again to `adlearn.load`.
+        A pretrained backbone is kept by name and sha256, not by its weights. One's own modules and functions, as
+        `encoder=` or `shift=`, are left out too and must be handed over again to `adlearn.load`.
         """
         self._ready()
         backbones = {name: {"name": part.name, "sha256": part.sha256}
                      for name, part in self.named_modules() if isinstance(part, Backbone)}
         state = {key: value.cpu() for key, value in self.state_dict().items()
                  if not key.startswith(self._left_out())}
-        method = type(self)
-        cache.seal(path, {"method": f"{method.__module__}:{method.__name__}", "options": self.options(),
+        method, options = type(self), self.options()
+        cache.seal(path, {"method": f"{method.__module__}:{method.__name__}", "options": options,
+                          "handed_over": sorted(self._arguments().keys() - options.keys()),
                           "state": state, "losses": self.losses_, "backbones": backbones})
 
     def options(self) -> dict:
@@ -149,6 +150,10 @@ class Trained(Detector):
         """Make the networks, as attributes, for images (B, channels, side, side)."""
         raise NotImplementedError(f"{type(self).__name__} must define build")
 
+    def keep_encoder(self, encoder: str | nn.Module | None) -> None:
+        """Keep the argument as `encoder` without making a part of this module: `build` copies it, nobody changes it."""
+        self.__dict__["encoder"] = encoder
+
     def afresh(self, images: Tensor) -> Self:
         """This detector as it was before it was fitted, on the same device, with networks for such images."""
         if len(images) < 2:
@@ -166,6 +171,12 @@ class Trained(Detector):
         if images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be square, got {images.shape[2]}×{images.shape[3]}: resize or crop them")
         return images.shape[2]
+
+    def trained(self) -> Self:
+        """This detector in evaluation mode, if it has networks; the beginning of a second stage that stands alone."""
+        if not self.shape_.numel():
+            raise ValueError(f"this {type(self).__name__} has not learnt anything yet: call fit first")
+        return self.eval()
 
     def take(self, new: Self) -> Self:
         """Become what `new` has become; the end of `fit`."""
@@ -211,7 +222,8 @@ def load(path, **modules) -> Detector:
     """A detector that `Detector.save` wrote, in evaluation mode, on the CPU.
 
     Args:
-        modules: a custom `encoder=` of the saved detector, with its own weights.
+        modules: what the saved detector was made with and no file can hold, as ``encoder=`` or ``shift=``; the weights
+            of an encoder that the method trained come from the file.
 
     Raises:
         FileNotFoundError: nothing at `path`.
@@ -221,15 +233,21 @@ def load(path, **modules) -> Detector:
     if not path.is_file():
         raise FileNotFoundError(f"no detector at {path}")
     kept = cache.unseal(path)
-    if kept.keys() != {"method", "options", "state", "losses", "backbones"}:
+    if kept.keys() != {"method", "options", "handed_over", "state", "losses", "backbones"}:
         raise ValueError(f"{path} is no saved detector: it holds {sorted(kept)}")
+    if absent := sorted(set(kept["handed_over"]) - modules.keys()):
+        raise ValueError(f"{path} was made with one's own {', '.join(absent)}: hand over the same, "
+                         f"load(path, {absent[0]}=…)")
     detector = _build(path, kept, modules)
     for where, wanted in kept["backbones"].items():
         found = detector.get_submodule(where)
         if found.sha256 != wanted["sha256"]:
             raise ValueError(f"{path} was fitted on other weights of {wanted['name']!r} than {found.origin} has: "
                              "fit again, or point ADLEARN_WEIGHTS at the weights it was fitted on")
-    missing, unexpected = detector.load_state_dict(kept["state"], strict=False)
+    try:
+        missing, unexpected = detector.load_state_dict(kept["state"], strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit what was handed over: {error}") from error
     missing = [key for key in missing if not key.startswith(detector._left_out())]
     if missing or unexpected:
         raise ValueError(f"{path} does not fit this version of adlearn: missing {missing}, unknown {unexpected}")

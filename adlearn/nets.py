@@ -162,18 +162,30 @@ def width(encoder: nn.Module) -> int:
 
 
 ENCODERS = {
-    "small": lambda channels: ResNet(channels=channels, widths=(16, 32, 64), blocks=1),
+    "small": lambda channels: Encoder(channels=channels, widths=(32, 64, 128, 128)),
     "resnet18": resnet18,
     "wide_resnet_10_4": lambda channels: WideResNet(channels=channels),
 }
 
 
-def encoder_of(which: str | nn.Module, channels: int) -> nn.Module:
-    """A new encoder of `ENCODERS` by its name, or a copy of one's own: images (B, channels, H, W) to (B, dim)."""
-    if isinstance(which, nn.Module):
-        width(which)
-        return copy.deepcopy(which)
-    return ENCODERS[checks.choice(which, ENCODERS, "encoder")](channels)
+def encoder_of(which: str | nn.Module, channels: int, side: int) -> nn.Module:
+    """A new encoder of `ENCODERS` by its name, or a copy of one's own: images (B, channels, side, side) to (B, dim).
+
+    Raises:
+        ValueError: an unknown name; a network without `dim`, or that does not give so many features of such images.
+    """
+    if not isinstance(which, nn.Module):
+        return ENCODERS[checks.choice(which, ENCODERS, "encoder")](channels)
+    own, dim = copy.deepcopy(which), width(which)
+    like = next(own.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            shape = tuple(own.eval()(torch.zeros(2, channels, side, side).to(like)).shape)
+    except RuntimeError as error:
+        raise ValueError(f"encoder must take images ({channels}, {side}, {side}): {error}") from error
+    if shape != (2, dim):
+        raise ValueError(f"encoder must give (2, {dim}) of 2 images, as its dim says, got {shape}")
+    return own
 
 
 SMALLEST = 4                                    # pixels a side of the last map before, and the first after, a code

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from adlearn import augment, bench, cache, results, speed, studies
+from adlearn import augment, bench, cache, data, results, runtime, speed, studies
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,36 @@ def test_a_study_is_a_run_like_any_other(tmp_path, monkeypatch):
         bench.run("simclr", "head", "digits", into=tmp_path)
     with pytest.raises(ValueError, match="variant must be one of"):
         bench.run("simclr", "pixels", "parts", into=tmp_path)
+
+
+ONE_CLASS = [(method, variant) for method in ("deep_svdd", "goad", "two_stage", "csi")
+             for variant in bench.METHODS[method]]
+
+
+@pytest.mark.parametrize(("method", "variant"), ONE_CLASS, ids=map("-".join, ONE_CLASS))
+def test_the_papers_schedules_run_on_cifar10(method, variant, tmp_path, monkeypatch):
+    """End to end in the paper profile, with its networks and optimisers, on a few images and for one step."""
+    def few(name, root, seed):
+        generator = torch.Generator().manual_seed(seed)
+        train, calibration, test = (torch.rand(n, 3, 32, 32, generator=generator) for n in (4, 2, 4))
+        return data.OneClass(train=train, calibration=calibration, test=test, labels=torch.tensor([0, 0, 1, 1]),
+                             masks=None, kinds=["good", "good", "cat", "dog"], name=name, licence="", source="")
+
+    monkeypatch.setenv("ADLEARN_PROFILE", "paper")
+    monkeypatch.setattr(data, "cifar10", few)
+    monkeypatch.setitem(bench.DATA, "cifar10", {"ship": bench.DATA["cifar10"]["ship"]})
+    detector = type(bench.METHODS[method][variant]())
+    for steps in ("training_steps", "pretraining_steps"):
+        monkeypatch.setattr(detector, steps, dict.fromkeys(runtime.PROFILES, 1), raising=False)
+    record = results.read(bench.run(method, variant, "cifar10", into=tmp_path))
+    assert record["profile"] == "paper"
+    figures = record["figures"]
+    assert set(figures["auroc"]) == {"ship"}
+    extra = {"two_stage": {"auroc_kde", "auroc_ocsvm", "auroc_gaussian", "uniformity"},
+             "csi": {"auroc_con", "auroc_cls", "auroc_identity", "auroc_cosine"}}.get(method, set())
+    assert extra <= figures.keys()
+    if method == "two_stage":
+        assert figures["auroc_kde"] == figures["auroc"]
 
 
 def test_a_share_of_the_labels_is_made_wrong():

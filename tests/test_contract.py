@@ -51,7 +51,7 @@ def short_training():
         for name, attribute, steps in (("AutoEncoder", "training_steps", 60), ("VAE", "training_steps", 60),
                                        ("AnoGAN", "training_steps", 150), ("FastAnoGAN", "training_steps", 150),
                                        ("FastAnoGAN", "encoder_steps", 60), ("DeepSVDD", "training_steps", 40),
-                                       ("DeepSVDD", "pretraining_steps", 40), ("GOAD", "training_steps", 150),
+                                       ("DeepSVDD", "pretraining_steps", 40), ("GOAD", "training_steps", 25),
                                        ("TwoStage", "training_steps", 8), ("CSI", "training_steps", 30)):
             patch.setattr(getattr(methods, name), attribute, dict.fromkeys(runtime.PROFILES, steps))
         yield

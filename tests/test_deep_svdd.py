@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from adlearn import methods, training
+from adlearn import methods
 from adlearn.methods import deep_svdd
 from adlearn.methods.deep_svdd import LeNet, centre_of, contrast_normalised, mirror, refuse_shortcuts, shrink, spread
 
@@ -31,7 +31,8 @@ def test_the_papers_network_has_no_bias_no_affine_norm_and_gives_the_origin_with
 
 @pytest.mark.parametrize(("part", "message"), [
     (nn.Linear(4, 4), "bias"), (nn.Conv2d(1, 1, 3), "bias"), (nn.BatchNorm2d(4), "affine=False"),
-    (nn.GroupNorm(1, 4), "affine=False"), (nn.Sigmoid(), "saturates"), (nn.Tanh(), "saturates"),
+    (nn.GroupNorm(1, 4), "affine=False"), (nn.LayerNorm(4), "elementwise_affine=False"), (nn.PReLU(), "take it out"),
+    (nn.Sigmoid(), "saturates"), (nn.Tanh(), "saturates"),
     (nn.ELU(), "saturates"), (nn.Embedding(3, 4), "weight"),
 ])
 def test_a_network_with_a_shortcut_is_refused_and_named(part, message):
@@ -75,12 +76,60 @@ def test_the_centre_is_the_mean_of_the_first_pass_and_training_leaves_it_alone()
     assert radius2 == 0
 
 
-def test_the_soft_boundary_leaves_about_nu_outside():
-    own, x = net(), images(200)
+def test_the_soft_boundary_against_its_formula_and_its_warm_up():
+    """A network without a batch's statistics, at rate 0: losses are those of the formula, R 0 and then the quantile."""
+    own = nn.Sequential(nn.Flatten(), nn.Linear(256, 3, bias=False))
+    x, nu = images(40), 0.25
     centre = centre_of(own, x)
-    _, radius2 = shrink(own, x, centre, objective="soft-boundary", nu=0.2, warmup=2, epochs=12, batch_size=50, lr=1e-3)
-    squares = (training.collect(own, x) - centre).square().sum(1)
-    assert 0.05 < (squares > radius2).float().mean() < 0.4
+    squares = (own(x).detach() - centre).square().sum(1)
+    losses, radius2 = shrink(own, x, centre, objective="soft-boundary", nu=nu, warmup=2, epochs=4, batch_size=40,
+                             lr=1e-12, weight_decay=0.0)
+    quantile = squares.quantile(1 - nu).item()
+    inside = quantile + (squares - quantile).clamp(min=0).mean().item() / nu
+    assert losses == pytest.approx([squares.mean().item() / nu] * 3 + [inside], rel=1e-4)
+    assert radius2 == pytest.approx(quantile, rel=1e-4)
+
+
+@pytest.mark.parametrize("nu", [0.1, 0.4])
+def test_the_radius_leaves_a_share_nu_of_the_training_images_outside(nu):
+    radii = []
+    detector = methods.DeepSVDD(objective="soft-boundary", nu=nu, widths=(4, 4), dim=4).fit(
+        images(102), epochs=4, pretrain_epochs=1, batch_size=100, callback=lambda _, d: radii.append(d.radius_.item()))
+    outside = (detector.score(images(102)) > detector.radius_.square()).float().mean()
+    assert outside == pytest.approx(nu, abs=0.02)
+    assert len(radii) == 5
+    assert min(radii) > 0
+
+
+def test_pretraining_can_be_left_out_and_bad_numbers_are_refused_before_anything_is_trained(monkeypatch):
+    called = []
+    monkeypatch.setattr(deep_svdd, "pretrain", lambda *a, **k: called.append(k["epochs"]))
+    detector = methods.DeepSVDD(widths=(4, 4), dim=4)
+    detector.fit(images(), epochs=1, pretrain_epochs=0)
+    assert called == []
+    detector.fit(images(), epochs=1, pretrain_epochs=3)
+    assert called == [3]
+    with pytest.raises(ValueError, match="epochs"):
+        detector.fit(images(), epochs=0)
+    assert called == [3]
+    with pytest.raises(ValueError, match="objective must be one of"):
+        shrink(net(), images(), torch.ones(6), objective="soft", epochs=1)
+
+
+def test_a_bias_that_only_forward_knows_is_found():
+    class Hidden(nn.Module):
+        dim = 4
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(256, 4, bias=False)
+
+        def forward(self, x):
+            return torch.sigmoid(self.linear(x.flatten(1)))
+
+    refuse_shortcuts(Hidden())
+    with pytest.raises(ValueError, match="without weights it gives something else than 0"):
+        methods.DeepSVDD(encoder=Hidden()).fit(images(), epochs=1)
 
 
 def test_contrast_normalisation_forgets_brightness_and_contrast():
@@ -145,3 +194,5 @@ def test_bad_settings_are_refused():
             methods.DeepSVDD(**options)
     with pytest.raises(ValueError, match="multiple of 8"):
         methods.DeepSVDD().fit(torch.rand(4, 1, 12, 12))
+    with pytest.raises(ValueError, match="something on them"):
+        methods.DeepSVDD().fit(torch.full((4, 1, 16, 16), 0.5))

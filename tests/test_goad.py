@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from adlearn import augment, data, methods, metrics
-from adlearn.methods.goad import centre_triplet, log_probability, objective
+from adlearn.methods import goad
+from adlearn.methods.goad import centre_triplet, goad_loss, log_probability
 
 
 def features(M=5, B=4, D=3, seed=0):
@@ -52,7 +53,30 @@ def test_the_objective_is_cross_entropy_and_its_company():
     f, logits = features(), torch.randn(5, 4, 5, generator=torch.Generator().manual_seed(1))
     entropy = sum(F.cross_entropy(logits[m], torch.full((4,), m)) for m in range(5)) / 5
     expected = entropy + 0.1 * centre_triplet(f, 0.2) + 10 * f.square().mean()
-    assert torch.allclose(objective(f, logits, margin=0.2, weight=0.1, decay=10.0), expected)
+    assert torch.allclose(goad_loss(f, logits, margin=0.2, weight=0.1, squares=10.0), expected)
+
+
+def test_distances_keep_their_precision_under_autocast():
+    f = 0.1 * features(M=8, B=16, D=64) + 3 * features(M=8, B=1, D=64, seed=1)
+    expected = centre_triplet(f, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(centre_triplet(f, 0.1), expected, rtol=1e-5)
+
+
+def test_fit_hands_its_settings_on(monkeypatch):
+    seen = []
+
+    def watched(f, logits, **settings):
+        seen.append((f.shape[:2], settings))
+        return goad_loss(f, logits, **settings)
+
+    monkeypatch.setattr(goad, "goad_loss", watched)
+    methods.GOAD(margin=0.3, weight=0.7).fit(torch.rand(12, 1, 16, 16), epochs=1, batch_size=4)
+    assert seen == [((4, 4), {"margin": 0.3, "weight": 0.7, "squares": 10.0})] * 3       # four copies of four images
+    monkeypatch.setenv("ADLEARN_PROFILE", "paper")
+    paper = methods.GOAD()
+    assert paper.shift == "geometric"
+    assert paper.epochs(None, 5000, paper.batch_sizes["paper"], paper.training_steps) == 16
 
 
 def test_the_72_transformations():
@@ -74,7 +98,7 @@ def test_all_copies_of_an_image_share_its_batch_and_the_score_is_their_sum():
     with torch.no_grad():
         copies = detector.copies(x)
         for turn in range(4):
-            assert torch.allclose(copies[turn], detector.net(torch.rot90(x, turn, (2, 3))), atol=1e-5)
+            assert torch.allclose(copies[turn], detector.net(2 * torch.rot90(x, turn, (2, 3)) - 1), atol=1e-5)
         squares = torch.cdist(copies, detector.centres_.expand(4, -1, -1)).square()
     assert torch.allclose(detector.score(x), -log_probability(squares, detector.epsilon).sum(0), rtol=1e-3, atol=1e-4)
 
@@ -108,6 +132,24 @@ def test_rows_of_numbers():
     plain = methods.TabularGOAD(transforms=64, shifted=False).fit(split.train, epochs=2)
     assert plain.offsets_.abs().max() == 0
     assert plain.centres_.norm(dim=1).max() < 1e-4 < detector.centres_.norm(dim=1).min()     # rows of mean 0
+    before, kept = detector.score(split.test), []
+
+    def stop(epoch, new):
+        kept.append(new.score(split.test[:3]))
+        if epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(split.train[:50], callback=stop)
+    with pytest.raises(ValueError, match="rows must be at least 2"):
+        detector.fit(split.train[:1])
+    assert torch.equal(detector.score(split.test), before)
+    assert len(kept) == 2
+    again = []
+    for which in (detector, methods.TabularGOAD(transforms=64)):                         # a second fit begins anew
+        torch.manual_seed(5)
+        again.append(which.fit(split.train).score(split.test))
+    assert torch.equal(*again)
     other = methods.TabularGOAD(transforms=64)
     with pytest.raises(ValueError, match="no data yet"):
         other.score(split.test)

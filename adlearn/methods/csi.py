@@ -11,12 +11,14 @@ near to a training image's copy of the *same* shift, and if their shifts are rec
 
     s(x) = 1/K Σ_S λ_S max_m cos(z(Sx), z(Sx_m)) · |z(Sx)|  +  1/K Σ_S λ'_S [W f(Sx)]_S        A(x) = −s(x)
 
-λ_S is one over the mean |z(Sx_m)| of the training images, λ'_S one over their mean logit: they balance the shifts.
-Features are averaged over several random crops of one fixed area, for the training images as for those asked about.
+λ_S is one over the mean |z(Sx_m)| of the training images, λ'_S one over the mean of their logits' absolute values (the
+paper has the mean, which is the same where shifts are recognised, and anything where they cannot be): they balance the
+shifts. Outputs are averaged over several random crops of one fixed area, for the training images as for those asked
+about.
 
 Departures: the crops of the ensemble are the same for all images and change nothing else, so that a score depends on
 neither the order nor the company of an image (the authors' draw crop and colour for each); Adam instead of LARS outside
-of the paper profile.
+of the paper profile, in which the warm-up begins at 0.
 
 Tack, Mo, Jeong and Shin, "CSI: Novelty Detection via Contrastive Learning on Distributionally Shifted Instances", 2020.
 """
@@ -47,102 +49,124 @@ class CSI(Trained):
     Args:
         shift: "rotations", "cut_permutations", or a function, images (B, C, H, W) to (K·B, C, H, W), the images as they
             are first, for example ``augment.beside(lambda x: augment.gaussian_blur(x, 2.0, 9))``. None has the identity
-            only: plain SimCLR with CSI's score, the paper's baseline.
-        encoder: "small", "resnet18" (the paper's), or a network of one's own with `dim`, which is copied; None leaves
-            it to the profile.
-        parts: of the score and of the loss: ("con", "cls"), or one of the two.
-        views: crops whose features are averaged; 1 takes the images as they are. The paper's is 10.
+            only, and with it no shifts to tell apart: plain SimCLR with CSI's score, the paper's baseline.
+        encoder: "small", "resnet18" (the paper's), or a network of one's own with `dim`, which is copied and trained
+            from the weights it has; None leaves it to the profile.
+        parts: of the loss and the score: ("con", "cls"), or one of the two.
+        crops: whose outputs are averaged; 1 takes the images as they are, None is 10, the paper's, or 4 in the quick
+            profile.
         temperature: of InfoNCE.
-        augmentation: draws the views of training; None is SimCLR's recipe, see `augment.views_of_shifts`.
+        views: draws a view of a shifted copy in training; None is SimCLR's recipe for small images, of images that are
+            mirrored before the shift.
 
     Attributes:
         bank_: unit z of the training images, (K, N, D).
         balance_: λ and λ', (2, K).
-        boxes_: of the crops, (views, 4).
+        boxes_: of the crops, (crops, 4), see `augment.resized_crop`.
     """
 
     training_steps: ClassVar = {"quick": 300, "gpu": 5000, "paper": 39_000}             # 1,000 epochs of 5,000 images
+    batch_sizes: ClassVar = {"quick": 32, "gpu": 64, "paper": 128}
     rates: ClassVar = {"quick": 1e-3, "gpu": 1e-3, "paper": 1.0}
 
     def __init__(self, *, shift: str | Callable[[Tensor], Tensor] | None = "rotations",
-                 encoder: str | nn.Module | None = None, parts=PARTS, views: int = 4, temperature: float = 0.5,
-                 augmentation: Callable[[Tensor], Tensor] | None = None):
+                 encoder: str | nn.Module | None = None, parts=PARTS, crops: int | None = None,
+                 temperature: float = 0.5, views: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.shift = shift
         augment.shift_of(shift)
-        self.encoder = runtime.pick(quick="small", gpu="resnet18") if encoder is None else encoder
+        self.shift, self.views = shift, views
+        self.keep_encoder(runtime.pick(quick="small", gpu="resnet18") if encoder is None else encoder)
+        if isinstance(parts, str) or not parts or len(set(parts)) < len(parts):
+            raise ValueError(f"parts must be ('con', 'cls'), ('con',) or ('cls',), got {parts!r}")
         self.parts = tuple(checks.choice(part, PARTS, "parts") for part in parts)
-        self.views = checks.positive_int(views, "views")
-        self.temperature, self.augmentation = checks.between(temperature, 0, 1e3, "temperature"), augmentation
+        if shift is None and "con" not in self.parts:
+            raise ValueError("parts must hold 'con' where there is no shift to recognise, got ('cls',)")
+        self.crops = runtime.pick(quick=4, gpu=10) if crops is None else checks.positive_int(crops, "crops")
+        self.temperature = checks.between(temperature, 0, 1e3, "temperature")
         for name in ("bank_", "balance_", "boxes_"):
             self.register_buffer(name, torch.empty(0))
 
     def build(self, channels: int, side: int) -> None:
-        net = encoder_of(self.encoder, channels)
+        copies = augment.count_of(self.shift, channels, side, minimum=1 if self.shift is None else 2)
+        net = encoder_of(self.encoder, channels, side)
         self.model = SimCLR(net, head=ProjectionHead(width(net)))
-        copies = augment.shift_of(self.shift)(torch.zeros(1, channels, side, side))
-        self.linear = nn.Linear(width(net), len(copies))
-        area = 1.0 if self.views == 1 else AREA
-        self.boxes_ = augment.RandomResizedCrop((area, area), (1.0, 1.0)).boxes(self.views, side, side)
+        self.linear = nn.Linear(width(net), copies)
+        area = 1.0 if self.crops == 1 else AREA
+        self.boxes_ = augment.RandomResizedCrop((area, area), (1.0, 1.0)).boxes(self.crops, side, side)
 
-    def fit(self, images, *, epochs: int | None = None, batch_size: int = 32, lr: float | None = None,
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """The parts that there is something to learn for: with a single shift its recognition is none."""
+        return self.parts if self.linear.out_features > 1 else ("con",)
+
+    def fit(self, images, *, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None,
             callback: Callable[[int, Self], None] | None = None) -> Self:
         """Learn from normal images, square, two of them or more.
 
         Args:
-            epochs, lr: None leaves them to the profile.
-            batch_size: of images, of each of which a step sees 2 K views.
+            epochs, batch_size, lr: None leaves them to the profile. A step sees 2 K views of each image of a batch.
             callback: called with (epoch, detector) after each epoch and, with 0, before the first step; the detector
-                can score.
+                can score, for which it looks at all images once more, K times for each crop.
+
+        Raises:
+            ValueError: images that are too few or not square; an encoder or a shift that does not suit them.
         """
         images = as_images(images)[:]
         new = self.afresh(images)
-        view = augment.views_of_shifts(self.shift, self.augmentation)
+        view = augment.views_of_shifts(self.shift, augment.simclr(mirror=0.0) if self.views is None else self.views,
+                                       mirror=self.views is None)
+        batch_size = runtime.pick(**self.batch_sizes) if batch_size is None else batch_size
         epochs = self.epochs(epochs, len(images), batch_size, self.training_steps)
         lr = runtime.pick(**self.rates) if lr is None else lr
         paper = runtime.profile() == "paper"
         optimizer = (training.LARS if paper else torch.optim.Adam)(new.parameters(), lr=lr)
         training.train(new, lambda batch: new.objective(batch, view), images, epochs=epochs, batch_size=batch_size,
                        optimizer=optimizer, warmup=min(10, epochs // 2) if paper else 0, history=new.losses_,
-                       callback=callback and (lambda epoch, _: callback(epoch, new.see(images))))
-        return self.take(new.see(images))
+                       callback=callback and (lambda epoch, _: callback(epoch, new.remember(images))))
+        return self.take(new.remember(images))
 
     def objective(self, images: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
-        """con-SI + cls-SI of a batch; `view` gives one view of each shifted copy."""
-        h = self.model.embed(torch.cat([view(images), view(images)]))                   # (2K·B, dim)
+        """con-SI + cls-SI of a batch; `view` gives one view of each shifted copy of images, (K·B, C, S, S)."""
+        K, B = self.linear.out_features, len(images)
+        h = self.model.embed(view(torch.cat([images, images])))                         # (K·2B, dim)
         value = h.new_zeros(())
-        if "con" in self.parts:
-            value = value + losses.info_nce(*self.model.head(h).chunk(2), temperature=self.temperature)
-        if "cls" in self.parts:
-            shifts = torch.arange(self.linear.out_features, device=h.device).repeat_interleave(len(images))
-            value = value + F.cross_entropy(self.linear(h), shifts.repeat(2))
+        if "con" in self.learnt:
+            z, other = self.model.head(h).unflatten(0, (K, 2, B)).unbind(1)             # (K, B, D) each
+            value = value + losses.info_nce(z.flatten(0, 1), other.flatten(0, 1), temperature=self.temperature)
+        if "cls" in self.learnt:
+            value = value + F.cross_entropy(self.linear(h), torch.arange(K, device=h.device).repeat_interleave(2 * B))
         return value
 
-    def see(self, images, *, batch_size: int = 64) -> Self:
-        """Fill bank and balances from normal images, in evaluation mode."""
-        where = self.shape_.device
-        found = training.collect(lambda batch: torch.cat(self.eval().outputs(batch), dim=2).transpose(0, 1), images,
-                                 batch_size=batch_size, device=where).to(where).transpose(0, 1)        # (K, N, D + 1)
-        z, logits = found[..., :-1], found[..., -1]
+    def remember(self, images, *, batch_size: int = 64) -> Self:
+        """The second stage alone: fill bank and balances from normal images; a threshold is forgotten."""
+        where = self.trained().shape_.device
+
+        def rows(batch: Tensor) -> Tensor:
+            z, logits = self.outputs(batch)
+            return torch.cat([z, logits[..., None]], dim=2).transpose(0, 1)             # (B, K, D + 1)
+
+        both = training.collect(rows, images, batch_size=batch_size, device=where).to(where)
+        z, logits = both[..., :-1].transpose(0, 1), both[..., -1].T                     # (K, N, D), (K, N)
         self.bank_ = F.normalize(z, dim=2)
-        self.balance_ = 1 / torch.stack([z.norm(dim=2).mean(1), logits.mean(1)]).clamp(min=1e-3)       # (2, K)
-        return self
+        means = torch.stack([z.norm(dim=2).mean(1), logits.abs().mean(1)])              # (2, K)
+        self.balance_ = 1 / means.clamp(min=1e-6)
+        return self.fitted()
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """z of all shifted copies, (K, B, D), and of each the logit of its own shift, (K, B, 1): means over crops."""
+        """z of all shifted copies, (K, B, D), and of each the logit of its own shift, (K, B): means over the crops."""
         copies = augment.shift_of(self.shift)(self.fitting(images))                     # (K·B, C, S, S)
-        crops = [augment.resized_crop(copies, box.expand(len(copies), 4)) for box in self.boxes_]
-        K, h = self.linear.out_features, [self.model.embed(crop) for crop in crops]
-        z = sum(map(self.model.head, h)).float().unflatten(0, (K, -1)) / len(h)         # (K, B, D)
-        logits = sum(map(self.linear, h)).float().unflatten(0, (K, -1)) / len(h)        # (K, B, K)
-        own = torch.arange(K, device=z.device)[:, None, None].expand(K, len(images), 1)
-        return z, logits.gather(2, own)
+        h = z = 0
+        for box in self.boxes_:
+            features = self.model.embed(augment.resized_crop(copies, box.expand(len(copies), 4)))
+            h, z = h + features / len(self.boxes_), z + self.model.head(features) / len(self.boxes_)
+        logits = self.linear(h).float().unflatten(0, (-1, len(images)))                 # (K, B, K)
+        return z.float().unflatten(0, (-1, len(images))), logits.diagonal(dim1=0, dim2=2).T
 
     def terms(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the score is made of, (K, B) each: the largest cosine in the bank, the length of z, the logit."""
         z, logits = self.outputs(images)
         near = [knn(unit, bank, 1)[0] for unit, bank in zip(F.normalize(z, dim=2), self.bank_, strict=True)]
-        return 1 - torch.stack(near).square()[..., 0] / 2, z.norm(dim=2), logits[..., 0]
+        return 1 - torch.stack(near).square()[..., 0] / 2, z.norm(dim=2), logits
 
     def embed(self, images: Tensor) -> Tensor:
         """Features of the images as they are, below the head, (B, dim)."""
@@ -152,10 +176,10 @@ class CSI(Trained):
         """−s(x), of the parts asked for."""
         near, length, logits = self.terms(images)
         of_part = {"con": self.balance_[0, :, None] * near * length, "cls": self.balance_[1, :, None] * logits}
-        return -sum(of_part[part].mean(0) for part in self.parts)
+        return -sum(of_part[part].mean(0) for part in self.learnt)
 
 
-def ood_ness(detector: Detector, shifts: dict[str, Callable[[Tensor], Tensor]], images) -> dict[str, float]:
+def ood_ness(detector: Detector, shifts: dict[str, str | Callable[[Tensor], Tensor]], images) -> dict[str, float]:
     """How foreign shifted copies look to a detector of normal images: AUROC of copies against the images, by name.
 
     A shift for CSI should take images out of their distribution. So train a detector without one, ``CSI(shift=None)``,
@@ -164,10 +188,15 @@ def ood_ness(detector: Detector, shifts: dict[str, Callable[[Tensor], Tensor]], 
     Args:
         detector: fitted on normal images.
         shifts: see `augment.shift_of`.
-        images: held-out normal images (N, C, H, W).
+        images: normal images (N, C, H, W) that the detector has not learnt from: those it knows are near by themselves.
+
+    Raises:
+        ValueError: a shift that makes no copies, see `augment.count_of`.
     """
-    images, found = as_images(images)[:], {}
+    images = as_images(images)[:]
+    found = {}
     for name, shift in shifts.items():
+        augment.count_of(shift, *images.shape[1:3], minimum=2)
         copies = augment.shift_of(shift)(images)
         labels = (torch.arange(len(copies)) >= len(images)).long()
         found[name] = metrics.auroc(labels, detector.score(copies))

@@ -8,13 +8,15 @@ reach by what the network may not have. A bias, an affine batch norm or a unit t
 image is, and c must not be what the network gives without weights, the origin. `refuse_shortcuts` looks for all that.
 
 Departures: the rate falls along a cosine, not by ten at a third of the epochs; the decoder that is thrown away after
-the pretraining has no transposed convolutions.
+the pretraining has no transposed convolutions; λ is the paper's 10⁻⁶ where the authors' command has half of it; of few
+epochs a third warms up the radius; the score leaves out −R², which changes no order.
 
 Ruff, Vandermeulen, Görnitz, Deecke, Siddiqui, Binder, Müller and Kloft, "Deep One-Class Classification", 2018.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -27,31 +29,31 @@ from torch import Tensor, nn
 from adlearn import checks, runtime, training
 from adlearn.data.folder import as_images
 from adlearn.detector import Trained
-from adlearn.nets import encoder_of
 
 OBJECTIVES = ("one-class", "soft-boundary")
 AWAY = 0.1                                      # how far each coordinate of c stays away from 0
 COLLAPSED = 1e-3                                # deviation of the features, as a share of their length
-SATURATING = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign, nn.Softmax, nn.ELU, nn.SELU, nn.CELU,
-              nn.Softplus)
+SATURATING = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign, nn.ELU, nn.SELU, nn.CELU)
 
 
 class LeNet(nn.Sequential):
     """The paper's network, images (B, channels, side, side) to (B, dim), without a bias anywhere.
 
     Args:
-        channels, side: of the images; side is a multiple of 8.
-        widths: of the three 5 × 5 convolutions, each followed by batch norm, leaky ReLU and a pooling that halves.
+        channels, side: of the images; each width halves the side, for three it is a multiple of 8.
+        widths: of the 5 × 5 convolutions, each followed by batch norm, leaky ReLU and a pooling that halves.
         dim: of the features.
     """
 
     def __init__(self, *, channels: int, side: int, widths=(32, 64, 128), dim: int = 128):
-        if checks.positive_int(side, "side") % 8:
-            raise ValueError(f"the side must be a multiple of 8 to be halved three times, got {side}: resize")
+        factor = 2 ** len(widths)
+        if checks.positive_int(side, "side") % factor:
+            raise ValueError(f"the side must be a multiple of {factor} to be halved {len(widths)} times, got {side}: "
+                             "resize")
         layers: list[nn.Module] = []
         for before, after in pairwise((channels, *widths)):
             layers += [nn.Conv2d(before, after, 5, padding=2, bias=False), *_shape(after), nn.MaxPool2d(2)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * (side // 8) ** 2, dim, bias=False))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * (side // factor) ** 2, dim, bias=False))
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,7 +79,9 @@ def _shape(width: int) -> tuple[nn.Module, nn.Module]:
 
 
 def refuse_shortcuts(net: nn.Module) -> None:
-    """Refuse a network that can give one and the same output for every image without setting its weights to 0.
+    """Refuse a network with a part that can give one and the same output whatever the image is.
+
+    What a `forward` adds of its own cannot be seen here, `zero_point` sees it.
 
     Raises:
         ValueError: a parameter that is not the weight of a convolution or a linear layer, as a bias or an affine norm
@@ -87,12 +91,23 @@ def refuse_shortcuts(net: nn.Module) -> None:
         allowed = "weight" if isinstance(part, nn.Linear | nn.modules.conv._ConvNd) else None
         for own, _ in part.named_parameters(recurse=False):
             if own != allowed:
-                cure = "affine=False" if "Norm" in type(part).__name__ else "bias=False"
+                cure = ("build it with bias=False" if allowed else "build it with elementwise_affine=False"
+                        if isinstance(part, nn.LayerNorm) else "build it with affine=False"
+                        if "Norm" in type(part).__name__ else "take it out")
                 raise ValueError(f"encoder must not be able to collapse: {type(part).__name__} {name!r} has a {own!r}, "
-                                 f"which can give the centre whatever the image is; build it with {cure}")
+                                 f"which can give the centre whatever the image is; {cure}")
         if isinstance(part, SATURATING):
             raise ValueError(f"encoder must not be able to collapse: {type(part).__name__} {name!r} saturates, and a "
                              "saturated unit is a bias; use ReLU or leaky ReLU")
+
+
+@torch.no_grad()
+def zero_point(net: nn.Module, channels: int, side: int) -> Tensor:
+    """What the network gives without weights, (D,): 0 for one that cannot collapse, whatever its parts are called."""
+    bare = copy.deepcopy(net).eval()
+    for parameter in bare.parameters():
+        parameter.zero_()
+    return bare(torch.full((1, channels, side, side), 0.5).to(next(bare.parameters(), torch.empty(0))))[0]
 
 
 def centre_of(net: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
@@ -142,7 +157,8 @@ def shrink(
         weight_decay: λ.
         epochs, batch_size, lr, callback, history: see `training.train`.
     """
-    soft, radius2, past = objective == "soft-boundary", torch.zeros((), device=centre.device), 0
+    soft = checks.choice(objective, OBJECTIVES, "objective") == "soft-boundary"
+    radius2, past = torch.zeros((), device=centre.device), 0
 
     def loss(batch: Tensor) -> Tensor:
         squares = (net(batch).float() - centre).square().sum(1)                         # (B,)
@@ -180,17 +196,20 @@ class DeepSVDD(Trained):
         objective: "one-class" or "soft-boundary".
         nu: ν in (0, 1), of "soft-boundary": the share of training images that may stay outside.
         encoder: a network of one's own, images (B, C, H, W) to (B, D), without the shortcuts that `refuse_shortcuts`
-            names; it is copied, and trained from the weights it has. None builds the paper's, `LeNet`.
+            names; it is copied, and trained from the weights it has, without pretraining. None builds the paper's,
+            `LeNet`.
         widths, dim: of the paper's network.
 
     Attributes:
         centre_: c, (D,).
-        radius_: R of "soft-boundary", or 0.
+        radius_: R: the 1 − ν quantile of all training images' distances for "soft-boundary", or 0.
+        range_: smallest and largest value of the contrast-normalised training images.
     """
 
-    training_steps: ClassVar = {"quick": 300, "gpu": 3750, "paper": 3750}               # 150 epochs of 5,000 images
-    pretraining_steps: ClassVar = {"quick": 300, "gpu": 8750, "paper": 8750}            # 350
-    rates: ClassVar = {"quick": 1e-3, "gpu": 1e-4, "paper": 1e-4}
+    training_steps: ClassVar = {"quick": 200, "gpu": 3750, "paper": 3750}               # 150 epochs of 5,000 images
+    pretraining_steps: ClassVar = {"quick": 200, "gpu": 8750, "paper": 8750}            # 350
+    batch_sizes: ClassVar = {"quick": 50, "gpu": 200, "paper": 200}
+    rates: ClassVar = {"quick": 1e-4, "gpu": 1e-4, "paper": 1e-4}
 
     def __init__(self, *, objective: str = "one-class", nu: float = 0.1, encoder: nn.Module | None = None,
                  widths=(32, 64, 128), dim: int = 128):
@@ -199,50 +218,73 @@ class DeepSVDD(Trained):
         self.nu = checks.between(nu, 0, 0.999, "nu")
         if encoder is not None:
             refuse_shortcuts(encoder)
-        self.encoder, self.widths, self.dim = encoder, tuple(widths), checks.positive_int(dim, "dim")
+        self.keep_encoder(encoder)
+        self.widths, self.dim = tuple(widths), checks.positive_int(dim, "dim")
         for name in ("centre_", "radius_", "range_"):
             self.register_buffer(name, torch.empty(0))
 
     def build(self, channels: int, side: int) -> None:
-        own = self.encoder is None
-        self.net = (LeNet(channels=channels, side=side, widths=self.widths, dim=self.dim) if own
-                    else encoder_of(self.encoder, channels))
+        if self.encoder is None:
+            self.net = LeNet(channels=channels, side=side, widths=self.widths, dim=self.dim)
+            return
+        self.net = copy.deepcopy(self.encoder)
+        if zero_point(self.net, channels, side).abs().max() > 0:
+            raise ValueError("encoder must not be able to collapse: without weights it gives something else than 0, so "
+                             "something in it is a bias")
 
-    def fit(self, images, *, epochs: int | None = None, batch_size: int = 100, lr: float | None = None,
+    def fit(self, images, *, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None,
             pretrain_epochs: int | None = None, callback: Callable[[int, Self], None] | None = None) -> Self:
         """Pretrain the network, fix the centre, and shrink the ball.
 
         Args:
-            images: normal images, square, a multiple of 8 pixels a side, two of them or more.
-            epochs, lr, pretrain_epochs: None leaves them to the profile; an `encoder` is not pretrained.
-            callback: called with (epoch, detector) after each epoch of the shrinking and, with 0, before it.
+            images: normal images, square, a multiple of 8 pixels a side, two of them or more, with something on them.
+            epochs, batch_size, lr: None leaves them to the profile; batch size and rate serve the pretraining, too.
+            pretrain_epochs: None leaves them to the profile, 0 pretrains nothing; an `encoder` is never pretrained.
+            callback: called with (epoch, detector) after each epoch of the shrinking and, with 0, before it; the
+                detector can score, and its `radius_` is that of the moment.
 
         Warns:
             UserWarning: the features hardly differ from image to image: the network has collapsed.
 
         Raises:
-            ValueError: images that are too few, not square or of a side that the network cannot halve.
+            ValueError: images that are too few, each of one colour, not square, or of a side that cannot be halved.
         """
         images = as_images(images)[:]
         new = self.afresh(images)
         where = new.shape_.device
-        new.range_ = torch.stack(contrast_normalised(new.fitting(images)).aminmax()).to(where)
-        inputs = new.prepared(images.to(where))
         lr = runtime.pick(**self.rates) if lr is None else lr
-        if self.encoder is None:
-            pretrain(new.net, inputs, batch_size=batch_size, lr=lr,
-                     epochs=self.epochs(pretrain_epochs, len(images), batch_size, self.pretraining_steps))
-        new.centre_, new.radius_ = centre_of(new.net, inputs), torch.zeros((), device=where)
+        batch_size = runtime.pick(**self.batch_sizes) if batch_size is None else batch_size
         epochs = self.epochs(epochs, len(images), batch_size, self.training_steps)
-        _, radius2 = shrink(new.net, inputs, new.centre_, objective=self.objective, nu=self.nu, epochs=epochs,
-                            warmup=min(10, epochs // 3), batch_size=batch_size, lr=lr, history=new.losses_,
-                            callback=callback and (lambda epoch, _: callback(epoch, new.eval())))
-        new.radius_ = new.radius_ + math.sqrt(radius2)
+        before = 0 if self.encoder is not None or pretrain_epochs == 0 else self.epochs(
+            pretrain_epochs, len(images), batch_size, self.pretraining_steps)
+        new.range_ = torch.stack(contrast_normalised(new.fitting(images)).aminmax()).to(where)
+        if new.range_[0] == new.range_[1]:
+            raise ValueError("images must have something on them: each of these is of one colour")
+        inputs = new.prepared(images.to(where))
+        if before:
+            pretrain(new.net, inputs, epochs=before, batch_size=batch_size, lr=lr)
+        new.centre_, new.radius_ = centre_of(new.net, inputs), torch.zeros((), device=where)
+
+        def watch(epoch: int, _: nn.Module) -> None:
+            callback(epoch, new.eval()._measure(inputs))
+
+        shrink(new.net, inputs, new.centre_, objective=self.objective, nu=self.nu, epochs=epochs,
+               warmup=min(10, epochs // 3), batch_size=batch_size, lr=lr, history=new.losses_,
+               callback=callback and watch)
+        new._measure(inputs)
         found = spread(training.collect(new.net, inputs, batch_size=256))
         if found < COLLAPSED:
             warnings.warn(f"the network has collapsed: from image to image its features differ by {found:.1e} of their "
                           "length; train for fewer epochs or at a lower rate", stacklevel=2)
         return self.take(new)
+
+    def _measure(self, inputs: Tensor) -> Self:
+        """Set the radius from all training inputs."""
+        if self.objective == "soft-boundary":
+            squares = training.collect(lambda batch: (self.net(batch).float() - self.centre_).square().sum(1), inputs,
+                                       batch_size=256)
+            self.radius_ = squares.quantile(1 - self.nu).sqrt().to(self.radius_)
+        return self
 
     def prepared(self, images: Tensor) -> Tensor:
         """What the network sees: contrast-normalised images, brought to [0, 1] by the training images' range."""
@@ -259,6 +301,6 @@ class DeepSVDD(Trained):
 
 
 def contrast_normalised(images: Tensor) -> Tensor:
-    """Each image (C, H, W) less its mean, over its mean absolute deviation (at least 10⁻³)."""
+    """Each image (C, H, W) less its mean, over its mean absolute deviation, or over 10⁻³ if that is smaller."""
     centred = images - images.mean((1, 2, 3), keepdim=True)
     return centred / centred.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-3)
