@@ -163,12 +163,11 @@ def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> di
 
 def _by_classifier(detector: TwoStage, split: data.OneClass) -> dict[str, float]:
     """AUROC of every classifier on the features that were learnt, and how evenly these fill the sphere."""
-    found = {}
-    for name in CLASSIFIERS:
-        other = TwoStage(pretext="none", classifier=name, encoder=detector.net).to(runtime.device()).fit(split.train)
-        found[f"auroc_{name}"] = metrics.auroc(split.labels, other.score(split.test))
-    features = training.collect(detector.embed, split.train, device=runtime.device())
-    return found | {"uniformity": metrics.uniformity(features)}
+    train, test = (training.collect(detector.embed, images, device=runtime.device())
+                   for images in (split.train, split.test))
+    found = {f"auroc_{name}": metrics.auroc(split.labels, classifier().fit(train).score(test))
+             for name, classifier in CLASSIFIERS.items()}
+    return found | {"uniformity": metrics.uniformity(train)}
 
 
 def _by_part(detector: CSI, split: data.OneClass) -> dict[str, float]:

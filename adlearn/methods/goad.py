@@ -94,7 +94,6 @@ class GOAD(Trained):
     """
 
     training_steps: ClassVar = {"quick": 400, "gpu": 5000, "paper": 20_000}             # 16 epochs of 1,250 batches
-
     batch_sizes: ClassVar = {"quick": 16, "gpu": 16, "paper": 4}
 
     def __init__(self, *, shift: str | Callable[[Tensor], Tensor] | None = None,
