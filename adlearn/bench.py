@@ -18,15 +18,11 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
-import torch
-
-from adlearn import __version__, cache, checks, data, metrics, results, runtime, studies, training
+from adlearn import __version__, cache, checks, data, results, runtime, studies
 from adlearn.data.cifar10 import CLASSES as CIFAR_CLASSES
 from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector
@@ -47,7 +43,6 @@ from adlearn.methods import (
     OneClassSVM,
     TwoStage,
 )
-from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.studies import Case
 
 METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
@@ -69,7 +64,7 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     "goad": {shift: partial(GOAD, shift=shift) for shift in ("rotations", "geometric", "cut_permutations")},
     "two_stage": {pretext: partial(TwoStage, pretext=pretext) for pretext in ("rotation", "contrastive", "augmented")},
     "csi": {shift: partial(CSI, shift=shift) for shift in ("rotations", "cut_permutations")}
-    | {"simclr": partial(CSI, shift=None, parts=("con",))},
+    | {"simclr": partial(CSI, shift=None)},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
@@ -82,10 +77,6 @@ DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
                 for name in CIFAR_CLASSES},
     "parts_damaged": {name: lambda seed, name=name: data.parts(name, seed=seed, defects=True) for name in CLASSES},
 }
-
-
-# "features" is the pass through the backbone, of images that the cache did not know; the others use what it gave
-STAGES = ("features", "fit", "score")
 
 
 def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | None = None) -> Path:
@@ -117,7 +108,8 @@ def _cases(method: str, variant: str, dataset: str) -> dict[str, Case]:
     if method in METHODS:
         splits = DATA[checks.choice(dataset, DATA, "data")]
         build = METHODS[method][variant]
-        return {case: lambda seed, split=split: _judge(build, split(seed), seed) for case, split in splits.items()}
+        return {case: lambda seed, split=split: studies.judge(build, split(seed), seed)
+                for case, split in splits.items()}
     its_data, cases = studies.STUDIES[method, variant]
     checks.choice(dataset, [its_data], "data")
     return cases
@@ -135,56 +127,6 @@ def _by_name(kind: str, kept: dict, order) -> dict[str, dict[str, float]]:
     """Figures or seconds of all cases, turned from case → name to name → case."""
     names = {name: None for case in order for name in kept[case][kind]}
     return {name: {case: kept[case][kind][name] for case in order if name in kept[case][kind]} for name in names}
-
-
-def _judge(build: Callable[[], Detector], split: data.OneClass, seed: int) -> dict[str, dict[str, float]]:
-    runtime.seed(seed)
-    clock = [time.perf_counter()]
-    detector = build().to(runtime.device())
-    if hasattr(detector, "descriptions"):
-        for images in (split.train, split.test):
-            detector.descriptions(images, 64)
-    clock.append(time.perf_counter())
-    detector.fit(split.train)
-    clock.append(time.perf_counter())
-    scores = detector.score(split.test)
-    clock.append(time.perf_counter())
-    figures = {"auroc": metrics.auroc(split.labels, scores),
-               "average_precision": metrics.average_precision(split.labels, scores)}
-    if split.masks is not None and type(detector).anomaly_map is not Detector.anomaly_map:
-        maps = detector.localize(split.test)
-        figures |= {"pixel_auroc": metrics.pixel_auroc(split.masks, maps), "aupro": metrics.aupro(split.masks, maps)}
-    for kind, more in MORE.items():
-        if isinstance(detector, kind):
-            figures |= more(detector, split)
-    return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
-            "figures": figures}
-
-
-def _by_classifier(detector: TwoStage, split: data.OneClass) -> dict[str, float]:
-    """AUROC of every classifier on the features that were learnt, and how evenly these fill the sphere."""
-    train, test = (training.collect(detector.embed, images, device=runtime.device())
-                   for images in (split.train, split.test))
-    found = {f"auroc_{name}": metrics.auroc(split.labels, classifier().fit(train).score(test))
-             for name, classifier in CLASSIFIERS.items()}
-    return found | {"uniformity": metrics.uniformity(train)}
-
-
-def _by_part(detector: CSI, split: data.OneClass) -> dict[str, float]:
-    """AUROC of CSI's score without one of its ingredients, and of each alone."""
-    near, length, logits = training.collect(lambda batch: torch.stack(detector.terms(batch)).movedim(2, 0), split.test,
-                                            device=runtime.device()).movedim(0, 2)                 # (K, M) each
-    balance = detector.balance_.cpu()[:, :, None]
-    con, cls = near * length, logits
-    scores = {"con": balance[0] * con, "cls": balance[1] * cls, "unbalanced": con + cls, "cosine": near,
-              "length": balance[0] * length, "cosine_and_logit": near + balance[1] * cls}
-    found = {name: metrics.auroc(split.labels, -value.mean(0)) for name, value in scores.items()}
-    whole = balance[0] * con + balance[1] * cls
-    return {f"auroc_{name}": value for name, value in found.items()} | {
-        "auroc_identity": metrics.auroc(split.labels, -whole[0])}
-
-
-MORE = {TwoStage: _by_classifier, CSI: _by_part}
 
 
 class _Kept:

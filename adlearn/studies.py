@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from adlearn import augment, data, losses, metrics, runtime, training
 from adlearn.data import Labelled
-from adlearn.methods import metric_learning, simclr
+from adlearn.detector import Detector
+from adlearn.methods import CSI, TwoStage, csi, metric_learning, simclr
+from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
 
 WIDTHS = (32, 64, 128, 128)
@@ -194,6 +196,109 @@ def generative(seed: int):
                  lambda _: judged(encoder, parts))
 
 
+# Detectors, here and in every run over a data set ------------------------------------------------------------
+
+# "features" is the pass through the backbone, of images that the cache did not know; the others use what it gave
+STAGES = ("features", "fit", "score")
+
+
+def judge(build: Callable[[], Detector], split: data.OneClass, seed: int, **settings) -> dict[str, dict[str, float]]:
+    """Fit a detector to normal images, with `settings` of its fit, and judge its scores and maps of the test images."""
+    runtime.seed(seed)
+    clock = [time.perf_counter()]
+    detector = build().to(runtime.device())
+    if hasattr(detector, "descriptions"):
+        for images in (split.train, split.test):
+            detector.descriptions(images, 64)
+    clock.append(time.perf_counter())
+    detector.fit(split.train, **settings)
+    clock.append(time.perf_counter())
+    scores = detector.score(split.test)
+    clock.append(time.perf_counter())
+    figures = {"auroc": metrics.auroc(split.labels, scores),
+               "average_precision": metrics.average_precision(split.labels, scores)}
+    if split.masks is not None and type(detector).anomaly_map is not Detector.anomaly_map:
+        maps = detector.localize(split.test)
+        figures |= {"pixel_auroc": metrics.pixel_auroc(split.masks, maps), "aupro": metrics.aupro(split.masks, maps)}
+    for kind, more in MORE.items():
+        if isinstance(detector, kind):
+            figures |= more(detector, split)
+    return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
+            "figures": figures}
+
+
+def _by_classifier(detector: TwoStage, split: data.OneClass) -> dict[str, float]:
+    """AUROC of every classifier on the features that were learnt, and how evenly these fill the sphere."""
+    train, test = (training.collect(detector.embed, images, device=runtime.device())
+                   for images in (split.train, split.test))
+    found = {f"auroc_{name}": metrics.auroc(split.labels, classifier().fit(train).score(test))
+             for name, classifier in CLASSIFIERS.items()}
+    return found | {"uniformity": metrics.uniformity(train)}
+
+
+def _by_part(detector: CSI, split: data.OneClass) -> dict[str, float]:
+    """AUROC of CSI's score without one of its ingredients, and of each alone."""
+    near, length, logits = training.collect(lambda batch: torch.stack(detector.terms(batch)).movedim(2, 0), split.test,
+                                            device=runtime.device()).movedim(0, 2)                 # (K, M) each
+    balance = detector.balance_.cpu()[:, :, None]
+    con, cls = near * length, logits
+    scores = {"con": balance[0] * con, "cls": balance[1] * cls, "unbalanced": con + cls, "cosine": near,
+              "length": balance[0] * length, "cosine_and_logit": near + balance[1] * cls}
+    found = {name: metrics.auroc(split.labels, -value.mean(0)) for name, value in scores.items()}
+    whole = balance[0] * con + balance[1] * cls
+    return {f"auroc_{name}": value for name, value in found.items()} | {
+        "auroc_identity": metrics.auroc(split.labels, -whole[0])}
+
+
+MORE = {TwoStage: _by_classifier, CSI: _by_part}
+
+
+# Chapters 12 and 13: one-class methods -----------------------------------------------------------------------
+
+
+def of_batches(pretext: str, batch_size: int) -> Case:
+    """A contrastive encoder of bolts from batches of another size: as many images, and so fewer steps if it is larger;
+    the rate grows with the root of the size. Judged by three classifiers."""
+    def case(seed: int):
+        split = data.parts("bolt", seed=FIRST_SEED + seed)
+        return judge(partial(TwoStage, pretext=pretext), split, seed, batch_size=batch_size,
+                     lr=1e-3 * (batch_size / 32) ** 0.5)
+    return case
+
+
+SHIFTS = {
+    **{name: augment.beside(AUGMENTATIONS[name]) for name in ("cutout", "Sobel", "noise", "blur")},
+    "permute": augment.cut_permutations,
+    "rotate": augment.rotations,
+}
+
+
+def shifted(normal: str, shift: str | None, role: str = "shift") -> Case:
+    """CSI on parts of one class with the copies that a shift makes of an image in one of two roles: as images of their
+    own, with a part of the loss that tells them apart, or as one more augmentation, each view taking one of them.
+    Without a shift it is SimCLR with CSI's score, whose cases also say how foreign each shift makes held-out images
+    look."""
+    def case(seed: int):
+        split = data.parts(normal, seed=FIRST_SEED + seed)
+        if role == "positive":
+            recipe = augment.simclr()
+            return judge(lambda: CSI(shift=None, views=lambda images: recipe(one_of(shift, images))), split, seed)
+        detector = CSI(shift=shift and SHIFTS[shift])
+        found = judge(lambda: detector, split, seed)
+        if shift is None:
+            of_shift = csi.ood_ness(detector, SHIFTS, split.calibration)
+            found["figures"] |= {f"ood_ness_{name}": value for name, value in of_shift.items()}
+        return found
+    return case
+
+
+def one_of(shift: str, images: Tensor) -> Tensor:
+    """One of the copies that a shift makes of each image, drawn evenly."""
+    copies = SHIFTS[shift](images).unflatten(0, (-1, len(images)))                       # (K, B, C, S, S)
+    drawn = torch.randint(len(copies), (len(images),)).to(images.device)
+    return copies[drawn, torch.arange(len(images), device=images.device)]
+
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -239,5 +344,15 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         "autoencoder": generative,
         "SimCLR": contrastive(),
         "SupCon": with_labels,
+    }),
+    ("two_stage", "batch"): ("parts", {
+        f"{pretext}, batches of {size}": of_batches(pretext, size)
+        for pretext in ("contrastive", "augmented") for size in (8, 16, 32, 64, 128)
+    }),
+    ("csi", "shifts"): ("parts", {
+        name: case for normal in ("bolt", "gear") for name, case in (
+            (f"{normal}, no shift", shifted(normal, None)),
+            *((f"{normal}, {shift} as {role}", shifted(normal, shift, role))
+              for shift in SHIFTS for role in ("positive", "shift")))
     }),
 }

@@ -24,7 +24,7 @@ def test_a_run_writes_a_result(tmp_path):
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     judged = []
-    judge = bench._judge
+    judge = studies.judge
 
     def stop_at_four(build, split, seed):
         if len(judged) == 4:
@@ -32,18 +32,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         judged.append(split.name)
         return judge(build, split, seed)
 
-    monkeypatch.setattr(bench, "_judge", stop_at_four)
+    monkeypatch.setattr(studies, "judge", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         bench.run("kmeans", "pixels", "digits", into=tmp_path)
     assert not list(tmp_path.glob("*.json"))
-    monkeypatch.setattr(bench, "_judge", lambda *a: judged.append(a[1].name) or judge(*a))
+    monkeypatch.setattr(studies, "judge", lambda *a: judged.append(a[1].name) or judge(*a))
     bench.run("kmeans", "pixels", "digits", into=tmp_path)
     assert len(judged) == len(set(judged)) == 10
 
 
 def test_cases_of_other_settings_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "_commit", lambda: "old code")
-    monkeypatch.setattr(bench, "_judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(studies, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     record = {"method": "kmeans", "variant": "pixels", "data": "digits", "profile": "quick", "seed": 0}
     cache.replace(cache.folder() / "bench" / f"{results.name(record)}.json",
                   json.dumps({"settings": {}, "cases": {}}).encode())
@@ -185,6 +185,28 @@ def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
         figures = case(0)["figures"]
         assert figures, name
         assert all(0 <= value <= 1 for value in figures.values()), name
+
+
+@pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "shifts")], ids="-".join)
+def test_the_one_class_cases_of_a_study_train_and_judge(study, monkeypatch):
+    from adlearn import training
+
+    asked, train, parts = [], training.train, data.parts
+    monkeypatch.setattr(data, "parts", lambda name, *, seed: asked.append((name, seed)) or parts(name, n=20))
+    monkeypatch.setattr(training, "train", lambda *a, **k: train(*a, **{**k, "epochs": 1}))
+    for name, case in studies.STUDIES[study][1].items():
+        figures = case(3)["figures"]
+        assert all(0 <= value <= 1 for figure, value in figures.items() if figure != "uniformity"), name
+        assert ("ood_ness_rotate" in figures) == name.endswith("no shift")
+    assert {seed for _, seed in asked} == {studies.FIRST_SEED + 3}                       # images that no chapter shows
+
+
+def test_a_shift_as_an_augmentation_gives_one_copy_of_each_image():
+    images = torch.rand(40, 3, 8, 8)
+    drawn = studies.one_of("rotate", images)
+    equal = (augment.rotations(images).unflatten(0, (4, 40)) == drawn).all((2, 3, 4))     # (4, 40)
+    assert equal.sum(0).eq(1).all()
+    assert equal.any(1).all()
 
 
 def test_a_damaged_file_of_kept_cases_is_named(tmp_path):
