@@ -10,6 +10,8 @@ import csv
 import json
 import math
 import re
+import statistics
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -128,12 +130,23 @@ def over_seeds(figure: str, **fields) -> dict[str, dict[int, float]]:
     return found
 
 
-def by_seed(figure: str, *, method: str, variant: str, data: str, profile: str = "quick") -> dict[int, float | dict]:
-    """One figure of a method in its kept runs: {seed: value}; empty if there are none, see `missing`."""
+def by_seed(figure: str, *, method: str, variant: str, data: str, profile: str = "quick",
+            over: Sequence[str] | None = None) -> dict[int, float | dict]:
+    """One figure of a method in its kept runs: {seed: value}; empty if there are none, see `missing`.
+
+    Args:
+        over: the cases whose mean is wanted, as ``data.parts.UPRIGHT``, of a figure that is kept by case.
+    """
     records = find(method=method, variant=variant, data=data, profile=profile)
-    for record in records:
-        checks.choice(figure, record["figures"], "figure")
-    return {record["seed"]: record["figures"][figure] for record in records}
+    found = {record["seed"]: record["figures"][checks.choice(figure, record["figures"], "figure")]
+             for record in records}
+    if over is None:
+        return found
+    if single := [value for value in found.values() if not isinstance(value, dict)]:
+        raise ValueError(f"figure must be one that is kept by case to be averaged over {over}, got {figure!r}, which "
+                         f"is {single[0]}")
+    return {seed: statistics.fmean(values[checks.choice(case, values, "over")] for case in over)
+            for seed, values in found.items()}
 
 
 def missing(seeds, *, method: str, variant: str, data: str, profile: str = "quick") -> list[str]:

@@ -119,6 +119,17 @@ def test_a_methods_runs_by_seed_and_those_that_are_missing(tmp_path, monkeypatch
         results.by_seed("loss", **run)
 
 
+def test_a_figure_is_averaged_over_the_cases_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "folder", lambda: tmp_path)
+    run = {key: RECORD[key] for key in ("method", "variant", "data", "profile")}
+    results.write({**RECORD, "figures": {"mean_auroc": 0.6, "auroc": {"a": 0.5, "b": 0.7, "c": 0.6}}})
+    assert results.by_seed("auroc", over=("b", "c"), **run) == {RECORD["seed"]: pytest.approx(0.65)}
+    with pytest.raises(ValueError, match="over must be one of"):
+        results.by_seed("auroc", over=("b", "d"), **run)
+    with pytest.raises(ValueError, match="kept by case"):
+        results.by_seed("mean_auroc", over=("b",), **run)
+
+
 def test_provenance_names_seeds_device_commit_and_command(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "folder", lambda: tmp_path)
     study = {**RECORD, "variant": "study"}

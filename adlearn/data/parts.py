@@ -2,7 +2,8 @@
 
 Small enough to learn in seconds, yet not solved by comparing pixels: colour, background and light are drawn
 independently of the class, so only the shape tells what an image shows. `SYMMETRIC` names the two classes that look
-the same after a quarter turn: a method that learns by predicting rotations has nothing to learn from them.
+the same after a quarter turn, `UPRIGHT` the others: a method that learns by predicting rotations has nothing to learn
+from the two.
 
 An image is fixed by (seed, split, class, index) and by the size; it does not depend on what else is asked for.
 """
@@ -115,6 +116,7 @@ def padlock(x, y, a, b, c):
 CLASSES: dict[str, Callable] = {
     f.__name__: f for f in (bolt, screw, washer, gear, wrench, key, spring, bracket, hook, padlock)
 }
+UPRIGHT = tuple(name for name in CLASSES if name not in SYMMETRIC)
 
 
 # Drawing -----------------------------------------------------------------------------------------------------
