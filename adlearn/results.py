@@ -135,7 +135,7 @@ def by_seed(figure: str, *, method: str, variant: str, data: str, profile: str =
     """One figure of a method in its kept runs: {seed: value}; empty if there are none, see `missing`.
 
     Args:
-        over: the cases whose mean is wanted, as ``data.parts.UPRIGHT``, of a figure that is kept by case.
+        over: the cases whose mean is wanted, as `adlearn.data.parts.UPRIGHT`, of a figure that is kept by case.
     """
     records = find(method=method, variant=variant, data=data, profile=profile)
     found = {record["seed"]: record["figures"][checks.choice(figure, record["figures"], "figure")]
