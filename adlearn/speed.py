@@ -1,10 +1,12 @@
-"""How fast metrics, neighbours, augmentation and losses are beside their peers, in one process, runs taken in turn.
+"""How fast our functions are beside their peers, in one process, runs taken in turn.
 
 Each ratio returns the median seconds of both and how many times as long the peer takes: above 1, ours is faster.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import statistics
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adlearn import augment, checks, losses, metrics, neighbors
@@ -137,6 +140,50 @@ def _loss_steps(loss: str, rows: int) -> tuple[Callable[[], float], Callable[[],
     return partial(step, mine), partial(step, peers[loss])
 
 
+def step_ratio(
+    *, peer: str = "bare loop", encoder: str = "resnet18", images: int = 32, repeats: int = 5
+) -> dict[str, float]:
+    """A training step of CSI, two views of four rotations of each image, against less than that, on views made before.
+
+    Args:
+        peer: "bare loop" is the textbook's: the same network with weights and images in channels_last, a matrix of
+            cosines without its diagonal, cross entropies, Adam. "forward and backward" are those of our own step alone;
+            the ratio is the share of the step's time that is theirs.
+    """
+    from adlearn.methods import CSI  # not above: the imports of a process hide its peak of memory
+
+    batch = torch.rand(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ours = CSI(encoder=encoder).afresh(batch)
+    view = augment.views_of_shifts(ours.shift, augment.simclr(mirror=0.0), mirror=True)
+    ready = view(torch.cat([batch, batch])).contiguous(memory_format=torch.channels_last)           # (8B, 3, 32, 32)
+    theirs = copy.deepcopy(ours).to(memory_format=torch.channels_last)
+    same = torch.eye(len(ready), dtype=torch.bool)
+    partner = torch.arange(len(ready)).view(4, 2, images).flip(1).flatten()
+    turned = torch.arange(4).repeat_interleave(2 * images)
+
+    def textbook() -> Tensor:
+        h = theirs.model.encoder(ready)
+        z = F.normalize(theirs.model.head(h), dim=1)
+        logits = (z @ z.T / theirs.temperature).masked_fill(same, -torch.inf)
+        return F.cross_entropy(logits, partner) + F.cross_entropy(theirs.linear(h), turned)
+
+    if not np.isclose(textbook().item(), ours.objective(batch, lambda _: ready).item(), rtol=1e-4):
+        raise RuntimeError("the losses disagree, so their times mean nothing")
+
+    def step(model: CSI, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer | None) -> bool:
+        model.train().zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        if optimizer:
+            optimizer.step()
+        return math.isfinite(value.item())
+
+    peers = {"bare loop": (textbook, torch.optim.Adam(theirs.parameters())),
+             "forward and backward": (lambda: theirs.objective(batch, lambda _: ready), None)}
+    return _compare(partial(step, ours, lambda: ours.objective(batch, view), torch.optim.Adam(ours.parameters())),
+                    partial(step, theirs, *peers[checks.choice(peer, peers, "peer")]), repeats)
+
+
 def _compare(
     ours: Callable, peer: Callable, repeats: int, *, summary: Callable = float, rtol: float = 1e-5
 ) -> dict[str, float]:
@@ -223,6 +270,12 @@ def report() -> None:
         found = compare()
         ours, peer = found["ours_seconds"], found["peer_seconds"]
         print(f"{name}: {ours:.3g} s against {peer:.3g} s, ratio {found['ratio']:.2f}", flush=True)
+    for encoder in ("resnet18", "small"):
+        found = step_ratio(encoder=encoder)
+        share = step_ratio(encoder=encoder, peer="forward and backward")["ratio"]
+        print(f"a step of CSI, 256 views, {encoder}, against a bare loop on ready views: {found['ours_seconds']:.3g} s "
+              f"against {found['peer_seconds']:.3g} s, ratio {found['ratio']:.2f}; outside of forward and backward "
+              f"{1 - share:.0%} of it", flush=True)
     for most in (512, 4096):
         for loss in LOSSES:
             rows = min(most, 1024) if loss == "info_nce" else most              # the peer's memory grows with the cube

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from adlearn import augment, bench, cache, data, results, runtime, speed, studies
+from adlearn import augment, bench, cache, data, losses, results, runtime, speed, studies
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,19 @@ def test_speed_compares_equal_results():
 
 
 @pytest.mark.filterwarnings("ignore")                            # the peer's own, about what it imports
+@pytest.mark.parametrize("peer", ["bare loop", "forward and backward"])
+def test_a_step_of_csi_is_compared_with_less_than_a_step(peer):
+    found = speed.step_ratio(peer=peer, encoder="small", images=4, repeats=1)
+    assert found["ratio"] > 0
+
+
+def test_losses_that_disagree_are_not_timed(monkeypatch):
+    info_nce = losses.info_nce
+    monkeypatch.setattr(losses, "info_nce", lambda *a, **k: 2 * info_nce(*a, **k))
+    with pytest.raises(RuntimeError, match="the losses disagree"):
+        speed.step_ratio(encoder="small", images=4, repeats=1)
+
+
 @pytest.mark.parametrize("loss", speed.LOSSES)
 def test_losses_are_compared_on_equal_work(loss):
     found = speed.loss_ratio(loss, rows=64, repeats=1)
