@@ -7,7 +7,7 @@ import torch
 
 import adlearn
 from adlearn import cache, methods, runtime
-from adlearn.detector import Detector
+from adlearn.detector import Detector, Trained
 
 SIZE = 32
 DETECTORS = {   # name: how to build it; every class in adlearn.methods that is a Detector must be here
@@ -174,6 +174,46 @@ def test_datasets_and_folders_score_like_tensors(fitted, tmp_path):
     for i, image in enumerate(images):
         Image.fromarray((image[0] * 255).byte().numpy()).save(tmp_path / f"{i}.png")
     assert detector.score(tmp_path).shape == (3,)
+
+
+def test_grey_images_score_as_the_same_in_colour_and_of_another_size(fitted):
+    name, detector = fitted
+    images = stripes(3, seed=2)
+    assert torch.allclose(detector.score(images.expand(-1, 3, -1, -1)), detector.score(images), rtol=1e-2, atol=1e-3)
+    if issubclass(type(detector), Trained) or hasattr(detector, "backbone"):
+        larger = torch.nn.functional.interpolate(images, scale_factor=2.0)
+        assert detector.score(larger).isfinite().all()
+    torch.manual_seed(0)
+    coloured = DETECTORS[name]().fit(stripes(24, seed=1).expand(-1, 3, -1, -1))
+    assert coloured.score(images).isfinite().all()
+
+
+def test_a_callback_changes_nothing_and_can_score(fitted):
+    name, detector = fitted
+    if "callback" not in inspect.signature(detector.fit).parameters:
+        pytest.skip("nothing is trained")
+    seen = []
+    torch.manual_seed(0)
+
+    def look(epoch, it):
+        seen.append(epoch)
+        assert epoch > 1 or it.score(stripes(2, seed=2)).isfinite().all()
+
+    watched = DETECTORS[name]().fit(stripes(24, seed=1), callback=look)
+    assert seen == list(range(len(watched.losses_) + 1))
+    torch.manual_seed(0)
+    alone = DETECTORS[name]().fit(stripes(24, seed=1))
+    assert torch.equal(watched.score(stripes(3, seed=2)), alone.score(stripes(3, seed=2)))
+
+
+def test_training_in_half_precision_gives_scores_in_single(fitted, monkeypatch):
+    name, detector = fitted
+    if not isinstance(detector, Trained):
+        pytest.skip("nothing is trained")
+    monkeypatch.setattr(runtime, "autocast", lambda where: torch.autocast("cpu", dtype=torch.bfloat16))
+    scores = DETECTORS[name]().fit(stripes(24, seed=1)).score(stripes(3, seed=2))
+    assert scores.dtype == torch.float32
+    assert scores.isfinite().all()
 
 
 def test_a_fit_that_breaks_off_in_training_changes_nothing(fitted):

@@ -158,16 +158,6 @@ def test_a_handed_over_encoder_is_left_alone(build):
     assert not any(name.startswith("encoder.") for name in detector.state_dict())
 
 
-def test_a_callback_changes_nothing_and_can_score():
-    seen = []
-    torch.manual_seed(1)
-    watched = methods.CSI(encoder=encoder()).fit(
-        images(), epochs=2, batch_size=8, callback=lambda epoch, d: seen.append(d.score(images(2)).isfinite().all()))
-    assert len(seen) == 3
-    assert all(seen)
-    assert torch.equal(watched.score(images(5, 3)), fitted().score(images(5, 3)))
-
-
 def test_ood_ness_ranks_shifts_from_normal_images():
     class Brightness(adlearn.detector.Detector):
         def anomaly_score(self, x):
