@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from adlearn import augment, data, losses, metrics, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector
-from adlearn.methods import CSI, TwoStage, csi, metric_learning, simclr
+from adlearn.methods import CSI, GOAD, TwoStage, csi, metric_learning, simclr
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
 
@@ -266,6 +266,15 @@ def of_batches(pretext: str, batch_size: int) -> Case:
     return case
 
 
+def longer(build: Callable[[], Detector], batch_size: int, factor: int) -> Case:
+    """A detector of bolts, trained for `factor` times the steps that it takes by itself from such batches."""
+    def case(seed: int):
+        split = data.parts("bolt", seed=FIRST_SEED + seed)
+        steps = factor * runtime.pick(**build().training_steps)
+        return judge(build, split, seed, epochs=training.passes(len(split.train), batch_size, steps))
+    return case
+
+
 SHIFTS = {
     **{name: augment.beside(AUGMENTATIONS[name]) for name in ("cutout", "Sobel", "noise", "blur")},
     "permute": augment.cut_permutations,
@@ -348,6 +357,13 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
     ("two_stage", "batch"): ("parts", {
         f"{pretext}, batches of {size}": of_batches(pretext, size)
         for pretext in ("contrastive", "augmented") for size in (8, 16, 32, 64, 128)
+    }),
+    ("csi", "longer"): ("parts", {
+        f"{name}, steps times {factor}": longer(build, batch_size, factor)
+        for factor in (1, 4) for name, build, batch_size in (
+            ("GOAD", GOAD, 16), ("rotation", partial(TwoStage, pretext="rotation"), 32),
+            ("contrastive", partial(TwoStage, pretext="contrastive"), 32), ("augmented", TwoStage, 32),
+            ("CSI", CSI, 32))
     }),
     ("csi", "shifts"): ("parts", {
         name: case for normal in ("bolt", "gear") for name, case in (

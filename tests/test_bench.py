@@ -200,7 +200,7 @@ def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
         assert all(0 <= value <= 1 for value in figures.values()), name
 
 
-@pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "shifts")], ids="-".join)
+@pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "longer"), ("csi", "shifts")], ids="-".join)
 def test_the_one_class_cases_of_a_study_train_and_judge(study, monkeypatch):
     from adlearn import training
 
@@ -212,6 +212,17 @@ def test_the_one_class_cases_of_a_study_train_and_judge(study, monkeypatch):
         assert all(0 <= value <= 1 for figure, value in figures.items() if figure != "uniformity"), name
         assert ("ood_ness_rotate" in figures) == name.endswith("no shift")
     assert {seed for _, seed in asked} == {studies.FIRST_SEED + 3}                       # images that no chapter shows
+
+
+def test_longer_trainings_are_whole_multiples_of_the_detectors_own(monkeypatch):
+    monkeypatch.setattr(studies, "judge", lambda build, split, seed, *, epochs: epochs)
+    asked = {name: case(0) for name, case in studies.STUDIES["csi", "longer"][1].items()}
+    for name, epochs in asked.items():
+        kind, factor = name.rsplit(" ", 1)
+        assert epochs == pytest.approx(int(factor) * asked[f"{kind} 1"], rel=0.05)
+    steps = {"GOAD": 400 * 16, "rotation": 600 * 32, "contrastive": 600 * 32, "augmented": 600 * 32, "CSI": 300 * 32}
+    for name, images in steps.items():
+        assert asked[f"{name}, steps times 1"] == pytest.approx(images / 600, rel=0.06)
 
 
 def test_a_shift_as_an_augmentation_gives_one_copy_of_each_image():
