@@ -93,7 +93,7 @@ def run(method: str, variant: str, dataset: str, *, seed: int = 0, into: Path | 
     for case in runtime.progress([c for c in cases if c not in kept.cases], f"{method} on {dataset}"):
         kept.add(case, cases[case](seed))
     figures = _by_name("figures", kept.cases, cases)
-    if method in METHODS:
+    if (method, variant) not in studies.STUDIES:
         figures = {f"mean_{name}": sum(values.values()) / len(values) for name, values in figures.items()} | figures
     seconds = {stage: sum(values.values()) for stage, values in _by_name("seconds", kept.cases, cases).items()}
     path = results.write({**record, "figures": figures, "seconds": seconds}, into)
@@ -105,7 +105,7 @@ def _cases(method: str, variant: str, dataset: str) -> dict[str, Case]:
     """What a run consists of, by name."""
     checks.choice(method, _variants(), "method")
     checks.choice(variant, _variants()[method], "variant")
-    if method in METHODS:
+    if (method, variant) not in studies.STUDIES:
         splits = DATA[checks.choice(dataset, DATA, "data")]
         build = METHODS[method][variant]
         return {case: lambda seed, split=split: studies.judge(build, split(seed), seed)

@@ -214,6 +214,13 @@ def test_the_one_class_cases_of_a_study_train_and_judge(study, monkeypatch):
     assert {seed for _, seed in asked} == {studies.FIRST_SEED + 3}                       # images that no chapter shows
 
 
+def test_a_study_may_bear_the_name_of_a_detector(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "judge", lambda *a, **k: {"figures": {"auroc": 0.5}, "seconds": {"fit": 1.0}})
+    figures = results.read(bench.run("two_stage", "batch", "parts", into=tmp_path))["figures"]
+    assert set(figures) == {"auroc"}                                     # a mean over what is compared says nothing
+    assert set(figures["auroc"]) == set(studies.STUDIES["two_stage", "batch"][1])
+
+
 def test_longer_trainings_are_whole_multiples_of_the_detectors_own(monkeypatch):
     monkeypatch.setattr(studies, "judge", lambda build, split, seed, *, epochs: epochs)
     asked = {name: case(0) for name, case in studies.STUDIES["csi", "longer"][1].items()}
