@@ -548,10 +548,10 @@ def views_of_shifts(
     """A function: images (B, C, H, W) in [0, 1] to one random view of each shifted copy, (K·B, C, H, W).
 
     `mirror`ing belongs *before* the shift: a quarter turn to the left, mirrored, is a quarter turn to the right of the
-    mirrored image, and nobody could tell the two turns apart any more. Leave it out if the shift itself mirrors, as
-    "geometric" does; and mind that random crops hide a shift that moves.
+    mirrored image, and nobody could tell the two turns apart any more. It is left out for "geometric", which mirrors
+    itself; leave it out, too, if your own shift does. And mind that random crops hide a shift that moves.
     """
-    shift, flip = shift_of(shift), RandomHorizontalFlip() if mirror else Compose()
+    shift, flip = shift_of(shift), RandomHorizontalFlip() if mirror and shift != "geometric" else Compose()
     return lambda images: _unchecked(views, shift(_unchecked(flip, images)))
 
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from adlearn import checks
 
 
-class Encoder(nn.Sequential):
+class Stack(nn.Sequential):
+    """Layers one after the other, for classes with arguments of their own: a slice of it is a plain nn.Sequential."""
+
+    def __getitem__(self, which):
+        return nn.Sequential(*list(self)[which]) if isinstance(which, slice) else super().__getitem__(which)
+
+
+class Encoder(Stack):
     """Images (B, C, H, W) to features (B, dim): stride-2 convolutions with batch norm, then the mean over positions.
 
     Args:
@@ -36,7 +43,7 @@ class Encoder(nn.Sequential):
         return super().forward(images.contiguous(memory_format=torch.channels_last))    # a quarter to a half faster
 
 
-class ResNet(nn.Sequential):
+class ResNet(Stack):
     """Images (B, C, H, W) to features (B, dim): a residual network whose stem keeps the resolution of small images.
 
     A 3 × 3 convolution of stride 1 and no pooling, then one group of basic blocks for each width, of which all but the
@@ -70,7 +77,7 @@ def resnet18(channels: int = 3) -> ResNet:
     return ResNet(channels=channels)
 
 
-class WideResNet(nn.Sequential):
+class WideResNet(Stack):
     """Images (B, C, H, W) to features (B, dim): a wide residual network, batch norm and ReLU before each convolution.
 
     Three groups of (depth − 4) / 6 blocks with 16, 32 and 64 times `widen` channels. GOAD's is 10-4: one block a group,
@@ -135,7 +142,7 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
 
 
-class ProjectionHead(nn.Sequential):
+class ProjectionHead(Stack):
     """Features h (B, dim) to z = W₂ relu(W₁ h), (B, out): where a contrastive loss compares. SimCLR, section 4.2.
 
     Args:

@@ -169,6 +169,14 @@ def test_networks_keep_their_promises():
         ResNet(blocks=0)
 
 
+def test_a_slice_of_a_network_is_a_plain_sequence_of_its_layers():
+    encoder = Encoder(channels=1, widths=(4, 8))
+    part = encoder[:2]
+    assert type(part) is torch.nn.Sequential
+    assert list(part) == list(encoder)[:2]
+    assert ProjectionHead(8)[-1].out_features == 128
+
+
 def test_a_residual_block_equals_torchvisions():
     from torchvision.models.resnet import resnet18 as peer
 

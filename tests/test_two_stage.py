@@ -67,6 +67,7 @@ def test_a_view_mirrors_before_the_turn(monkeypatch):
     assert torch.equal(found, augment.rotations(x.flip(3)))
     assert torch.equal(augment.views_of_shifts("rotations", same, mirror=False)(x), augment.rotations(x))
     assert torch.equal(augment.views_of_shifts(None, same, mirror=False)(x), x)
+    assert torch.equal(augment.views_of_shifts("geometric", same, mirror=True)(x), augment.geometric(x))     # has them
     assert not any(getattr(part, "mirror", 0) for part in two_stage.VIEWS.transforms)
 
 

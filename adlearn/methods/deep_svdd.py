@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from adlearn import checks, runtime, training
 from adlearn.data.folder import as_images
 from adlearn.detector import Trained
+from adlearn.nets import Stack
 
 OBJECTIVES = ("one-class", "soft-boundary")
 AWAY = 0.1                                      # how far each coordinate of c stays away from 0
@@ -36,7 +37,7 @@ COLLAPSED = 1e-3                                # deviation of the features, as 
 SATURATING = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign, nn.ELU, nn.SELU, nn.CELU)
 
 
-class LeNet(nn.Sequential):
+class LeNet(Stack):
     """The paper's network, images (B, channels, side, side) to (B, dim), without a bias anywhere.
 
     Args:
