@@ -270,10 +270,10 @@ def of_batches(pretext: str, batch_size: int) -> Case:
     return case
 
 
-def longer(build: Callable[[], Detector], batch_size: int, factor: int) -> Case:
-    """A detector of bolts, trained for `factor` times the steps that it takes by itself from such batches."""
+def longer(build: Callable[[], Detector], batch_size: int, factor: int, normal: str = "bolt") -> Case:
+    """A detector, trained for `factor` times the steps that it takes by itself from such batches."""
     def case(seed: int):
-        split = data.parts("bolt", seed=FIRST_SEED + seed)
+        split = data.parts(normal, seed=FIRST_SEED + seed)
         steps = factor * runtime.pick(**build().training_steps)
         return judge(build, split, seed, epochs=training.passes(len(split.train), batch_size, steps))
     return case
@@ -362,6 +362,10 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
             ("GOAD", GOAD, 16), ("rotation", partial(TwoStage, pretext="rotation"), 32),
             ("contrastive", partial(TwoStage, pretext="contrastive"), 32), ("augmented", TwoStage, 32),
             ("SimCLR with CSI's score", partial(CSI, shift=None), 32), ("CSI", CSI, 32))
+    }),
+    ("csi", "ood_ness"): ("parts", {
+        f"{normal}, steps times {factor}": longer(partial(CSI, shift=None), 32, factor, normal)
+        for normal in ("bolt", "gear") for factor in (1, 4, 16)
     }),
     ("csi", "shifts"): ("parts", {
         name: case for normal in ("bolt", "gear") for name, case in (
