@@ -200,7 +200,8 @@ def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
         assert all(0 <= value <= 1 for value in figures.values()), name
 
 
-@pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "longer"), ("csi", "ood_ness"), ("csi", "shifts")], ids="-".join)
+@pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "longer"), ("csi", "ood_ness"), ("csi", "shifts")],
+                         ids="-".join)
 def test_the_one_class_cases_of_a_study_train_and_judge(study, monkeypatch):
     from adlearn import training
 
