@@ -59,11 +59,11 @@ def ssim(one: Tensor, two: Tensor, *, window: int = 11, sigma: float = 1.5) -> T
     def mean(values: Tensor) -> Tensor:
         return down @ values @ across.T                                                 # (B, C, H, W)
 
-    level = one.mean((2, 3), keepdim=True)              # E x² − (E x)² cancels less if x lies around 0
+    level = (one + two).mean((2, 3), keepdim=True) / 2  # E x² − (E x)² cancels less if x lies around 0
     one, two = one - level, two - level
     mean1, mean2 = mean(one), mean(two)
     covariance = mean(one * two) - mean1 * mean2
-    variances = mean(one.square() + two.square()) - mean1.square() - mean2.square()     # σ₁² + σ₂²
+    variances = mean(one.square() + two.square()) - (mean1.square() + mean2.square())   # σ₁² + σ₂²
     mean1, mean2 = mean1 + level, mean2 + level
     brightness = (2 * mean1 * mean2 + C1) / (mean1.square() + mean2.square() + C1)
     return (brightness * (2 * covariance + C2) / (variances + C2)).mean(1)
