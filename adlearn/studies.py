@@ -185,7 +185,7 @@ def generative(seed: int):
     """An autoencoder around the same convolutions, which draws its two views again: squared error of the pixels."""
     parts, encoder = images(seed), fresh(seed)
     model = ConvAutoEncoder(channels=3, widths=WIDTHS)
-    model.code = encoder[:-2]                 # (B, 128, 2, 2), before the mean over positions
+    model.code = encoder[:-2]                                       # (B, 128, 2, 2), before the mean over positions
     model.to(runtime.device())
 
     def loss(batch: Tensor) -> Tensor:

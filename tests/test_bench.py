@@ -68,7 +68,6 @@ def test_speed_compares_equal_results():
         speed._compare(lambda: 1.0, lambda: 1.1, 1)
 
 
-@pytest.mark.filterwarnings("ignore")                            # the peer's own, about what it imports
 @pytest.mark.parametrize("peer", ["bare loop", "forward and backward"])
 def test_a_step_of_csi_is_compared_with_less_than_a_step(peer):
     found = speed.step_ratio(peer=peer, encoder="small", images=4, repeats=1)
@@ -82,6 +81,7 @@ def test_losses_that_disagree_are_not_timed(monkeypatch):
         speed.step_ratio(encoder="small", images=4, repeats=1)
 
 
+@pytest.mark.filterwarnings("ignore")                            # the peer's own, about what it imports
 @pytest.mark.parametrize("loss", speed.LOSSES)
 def test_losses_are_compared_on_equal_work(loss):
     found = speed.loss_ratio(loss, rows=64, repeats=1)

@@ -180,7 +180,7 @@ def test_grey_images_score_as_the_same_in_colour_and_of_another_size(fitted):
     name, detector = fitted
     images = stripes(3, seed=2)
     assert torch.allclose(detector.score(images.expand(-1, 3, -1, -1)), detector.score(images), rtol=1e-2, atol=1e-3)
-    if issubclass(type(detector), Trained) or hasattr(detector, "backbone"):
+    if isinstance(detector, Trained) or hasattr(detector, "backbone"):
         larger = torch.nn.functional.interpolate(images, scale_factor=2.0)
         assert detector.score(larger).isfinite().all()
     torch.manual_seed(0)
