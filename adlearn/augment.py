@@ -543,15 +543,21 @@ def simclr(*, strength: float = 0.5, blur: bool = False, mirror: float = 0.5) ->
 
 
 def views_of_shifts(
-    shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor], *, mirror: bool
+    shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor] | None = None, *,
+    recipe: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
     """A function: images (B, C, H, W) in [0, 1] to one random view of each shifted copy, (K·B, C, H, W).
 
-    `mirror`ing belongs *before* the shift: a quarter turn to the left, mirrored, is a quarter turn to the right of the
-    mirrored image, and nobody could tell the two turns apart any more. It is left out for "geometric", which mirrors
-    itself; leave it out, too, if your own shift does. And mind that random crops hide a shift that moves.
+    Args:
+        shift: see `shift_of`.
+        views: draws a view of each copy. None is `recipe`, of images that were mirrored at random *before* the shift:
+            a quarter turn to the left, mirrored, is a quarter turn to the right of the mirrored image, and nobody could
+            tell the two turns apart any more. "geometric" mirrors itself and goes without; if your own shift does, give
+            it views of your own. And mind that random crops hide a shift that moves.
     """
-    shift, flip = shift_of(shift), RandomHorizontalFlip() if mirror and shift != "geometric" else Compose()
+    mirrored = views is None and shift != "geometric"
+    shift, flip = shift_of(shift), RandomHorizontalFlip() if mirrored else Compose()
+    views = recipe if views is None else views
     return lambda images: _unchecked(views, shift(_unchecked(flip, images)))
 
 

@@ -60,6 +60,21 @@ def roc_curve(labels, scores) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def auroc_by_kind(labels, scores, kinds) -> dict[str, float]:
+    """AUROC of each kind of anomalous images against all normal ones, the hardest kind first.
+
+    labels (N,), scores (N,), kinds: N names; those of normal images are not looked at.
+    """
+    labels, scores = _ranking(labels, scores)
+    kinds = np.asarray(kinds)
+    if kinds.shape != labels.shape:
+        raise ValueError(f"kinds must be one name for each of the {len(labels)} images, got shape {kinds.shape}")
+    anomalous = labels.numpy()
+    chosen = {kind: torch.from_numpy(~anomalous | (kinds == kind)) for kind in np.unique(kinds[anomalous]).tolist()}
+    found = {kind: auroc(labels[its], scores[its]) for kind, its in chosen.items()}
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
 def average_precision(labels, scores) -> float:
     """Precision averaged over the steps of recall: the sum of (R_t - R_{t-1}) P_t, without interpolation.
 

@@ -212,7 +212,8 @@ def before_after(before: Tensor, after: Tensor, labels: Tensor, *, names=("norma
 
 
 def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None, xlabel: str = "AUROC",
-         title: str = "", limits=(0.5, 1.0), colours: dict[str, str] | None = None):
+         title: str = "", limits=(0.5, 1.0), colours: dict[str, str] | None = None,
+         chance: float | None = None):
     """Horizontal bars with their numbers, in the order given.
 
     Args:
@@ -220,6 +221,7 @@ def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None,
         intervals: name to (low, high), for any of the bars.
         limits: the ends of the x-axis.
         colours: name to a colour, for any of the bars.
+        chance: where a dotted line stands for what a guess would reach.
 
     Raises:
         ValueError: no bars; a value that is no finite number; an interval or a colour without a bar.
@@ -243,7 +245,10 @@ def bars(values: dict[str, float], *, intervals: dict[str, tuple] | None = None,
                 low, high = intervals[name]
                 ax.plot([low, high], [i, i], color=INK, linewidth=1.4)
                 end = max(value, high)
-            ax.text(end + 0.01 * (limits[1] - limits[0]), i, f"{value:.3f}", va="center", fontsize=9)
+            ax.text(end + 0.01 * (limits[1] - limits[0]), i, f"{value:.3f}", va="center", fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        if chance is not None:
+            ax.axvline(chance, color=INK, linestyle=":", linewidth=1.2)
         ax.set_yticks(range(len(values)), list(reversed(values)))
         ax.set(xlim=limits, xlabel=xlabel, title=title)
         ax.tick_params(axis="y", length=0)

@@ -173,21 +173,31 @@ def provenance(**fields) -> str:
 def interval(values, *, signed: bool = False, digits: int = 3) -> str:
     """Mean and 95 % interval of numbers, or of a dict's values, as text, "0.931 (0.925 to 0.937)".
 
-    See `metrics.mean_interval`.
+    Of a single number, itself, "0.931 (one run)"; of none, a dash. See `metrics.mean_interval`.
     """
-    values = values.values() if isinstance(values, dict) else values
-    mean, low, high = (f"{value:{'+' if signed else ''}.{digits}f}" for value in metrics.mean_interval(list(values)))
+    values = list(values.values() if isinstance(values, dict) else values)
+    if not values:
+        return "–"
+    form = f"{'+' if signed else ''}.{digits}f"
+    if len(values) == 1:
+        return f"{values[0]:{form}} (one run)"
+    mean, low, high = (f"{value:{form}}" for value in metrics.mean_interval(values))
     return f"{mean} ({low} to {high})"
 
 
 def difference(cases: dict[str, dict[int, float]], case: str, reference: str, *, digits: int = 3) -> str:
-    """How far a case of `over_seeds` lies above another, seed by seed: mean and interval as text.
+    """How far a case lies above another, seed by seed: mean and interval as text; above itself, an empty one.
+
+    Args:
+        cases: name to {seed: value}, as `over_seeds` gives them, or of several `by_seed`.
 
     Raises:
-        ValueError: an unknown case; fewer than two seeds that both have.
+        ValueError: an unknown case.
     """
     for name in (case, reference):
         checks.choice(name, cases, "case")
+    if case == reference:
+        return ""
     seeds = cases[case].keys() & cases[reference].keys()
     return interval([cases[case][seed] - cases[reference][seed] for seed in sorted(seeds)], signed=True, digits=digits)
 

@@ -150,11 +150,11 @@ def step_ratio(
             cosines without its diagonal, cross entropies, Adam. "forward and backward" are those of our own step alone;
             the ratio is the share of the step's time that is theirs.
     """
-    from adlearn.methods import CSI  # not above: the imports of a process hide its peak of memory
+    from adlearn.methods import CSI, csi  # not above: the imports of a process hide its peak of memory
 
     batch = torch.rand(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ours = CSI(encoder=encoder).afresh(batch)
-    view = augment.views_of_shifts(ours.shift, augment.simclr(mirror=0.0), mirror=True)
+    view = augment.views_of_shifts(ours.shift, recipe=csi.VIEWS)
     ready = view(torch.cat([batch, batch])).contiguous(memory_format=torch.channels_last)           # (8B, 3, 32, 32)
     theirs = copy.deepcopy(ours).to(memory_format=torch.channels_last)
     same = torch.eye(len(ready), dtype=torch.bool)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from adlearn import augment, data, losses, metrics, runtime, training
 from adlearn.data import Labelled
-from adlearn.detector import Detector
+from adlearn.detector import Detector, Trained
 from adlearn.methods import CSI, GOAD, TwoStage, csi, metric_learning, simclr
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
@@ -270,13 +270,13 @@ def of_batches(pretext: str, batch_size: int) -> Case:
     return case
 
 
-def longer(build: Callable[[], Detector], batch_size: int, factor: int, normal: str = "bolt") -> Case:
-    """A detector, trained for `factor` times the steps that it takes by itself from such batches."""
-    def case(seed: int):
-        split = data.parts(normal, seed=FIRST_SEED + seed)
-        steps = factor * runtime.pick(**build().training_steps)
-        return judge(build, split, seed, epochs=training.passes(len(split.train), batch_size, steps))
-    return case
+def longer(build: Callable[[], Trained], factor: int, normal: str = "bolt") -> Case:
+    """A detector, trained for `factor` times the steps that it takes by itself."""
+    def patient() -> Trained:
+        detector = build()
+        detector.training_steps = {profile: factor * steps for profile, steps in detector.training_steps.items()}
+        return detector
+    return lambda seed: judge(patient, data.parts(normal, seed=FIRST_SEED + seed), seed)
 
 
 SHIFTS = {
@@ -357,14 +357,14 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         for pretext in ("contrastive", "augmented") for size in (8, 16, 32, 64, 128)
     }),
     ("csi", "longer"): ("parts", {
-        f"{name}, steps times {factor}": longer(build, batch_size, factor)
-        for factor in (1, 4, 16) for name, build, batch_size in (
-            ("GOAD", GOAD, 16), ("rotation", partial(TwoStage, pretext="rotation"), 32),
-            ("contrastive", partial(TwoStage, pretext="contrastive"), 32), ("augmented", TwoStage, 32),
-            ("SimCLR with CSI's score", partial(CSI, shift=None), 32), ("CSI", CSI, 32))
+        f"{name}, steps times {factor}": longer(build, factor)
+        for factor in (1, 4, 16) for name, build in (
+            ("GOAD", GOAD), ("rotation", partial(TwoStage, pretext="rotation")),
+            ("contrastive", partial(TwoStage, pretext="contrastive")), ("augmented", TwoStage),
+            ("SimCLR with CSI's score", partial(CSI, shift=None)), ("CSI", CSI))
     }),
     ("csi", "ood_ness"): ("parts", {
-        f"{normal}, steps times {factor}": longer(partial(CSI, shift=None), 32, factor, normal)
+        f"{normal}, steps times {factor}": longer(partial(CSI, shift=None), factor, normal)
         for normal in ("bolt", "gear") for factor in (1, 4, 16)
     }),
     ("csi", "shifts"): ("parts", {

@@ -81,6 +81,15 @@ def test_auroc_counts_the_ordered_pairs(data):
     assert metrics.auroc(1 - labels, scores) == pytest.approx(1 - metrics.auroc(labels, scores), abs=1e-12)
 
 
+def test_each_kind_is_held_against_all_normal_images():
+    labels, scores = [0, 0, 1, 1, 1, 0], [0.1, 0.5, 0.3, 0.9, 0.9, 0.2]
+    kinds = ["good", "good", "crack", "spot", "spot", "good"]
+    assert metrics.auroc_by_kind(labels, scores, kinds) == {"crack": 2 / 3, "spot": 1.0}
+    assert list(metrics.auroc_by_kind(labels, scores, kinds)) == ["crack", "spot"]          # the hardest first
+    with pytest.raises(ValueError, match="kinds must be one name for each of the 6"):
+        metrics.auroc_by_kind(labels, scores, kinds[:5])
+
+
 @quick
 @given(rankings(), st.sampled_from([0.05, 0.5, 0.95, 1.0]))
 def test_image_metrics_equal_scikit_learn(data, tpr):

@@ -23,7 +23,7 @@ def figures():
     yield plots.space(rows, LABELS)
     yield plots.before_after(rows, rows, LABELS)
     yield plots.matrix(torch.rand(2, 3), ["a", "b"], ["x", "y", "z"])
-    yield plots.bars({"a": 0.7, "b": 0.9}, intervals={"a": (0.6, 0.8)})
+    yield plots.bars({"a": 0.7, "b": 0.9}, intervals={"a": (0.6, 0.8)}, chance=0.5)
 
 
 def test_every_figure_is_drawn_in_the_palette():

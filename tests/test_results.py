@@ -95,11 +95,14 @@ def test_differences_are_taken_seed_by_seed():
     cases = {"a": {0: 0.5, 1: 0.7, 2: 0.9}, "b": {0: 0.4, 1: 0.6, 2: 0.8, 3: 0.0}}
     assert results.difference(cases, "a", "b") == "+0.100 (+0.100 to +0.100)"
     assert results.difference(cases, "a", "b", digits=1) == "+0.1 (+0.1 to +0.1)"
+    assert results.difference(cases, "a", "a") == ""
     assert results.interval([0.5, 0.5]) == "0.500 (0.500 to 0.500)"
     assert results.interval([0.4, 0.6]) == "0.500 (-0.771 to 1.771)"                  # Student's with one degree
     assert results.interval({5: 0.5, 7: 0.5}) == "0.500 (0.500 to 0.500)"
-    with pytest.raises(ValueError, match="at least 2"):
-        results.difference({"a": {0: 0.5}, "b": {0: 0.4}}, "a", "b")
+    assert results.interval([0.5]) == "0.500 (one run)"
+    assert results.interval({}) == "–"
+    assert results.difference({"a": {0: 0.5, 1: 0.0}, "b": {0: 0.75}}, "a", "b") == "-0.250 (one run)"
+    assert results.difference({"a": {0: 0.5}, "b": {1: 0.4}}, "a", "b") == "–"
     with pytest.raises(ValueError, match="case must be one of"):
         results.difference(cases, "a", "c")
 

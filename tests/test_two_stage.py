@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from adlearn import augment, density, losses, methods, nets
-from adlearn.methods import two_stage
+from adlearn.methods import csi, two_stage
 
 
 def images(count=16, seed=0):
@@ -62,13 +62,15 @@ def test_a_view_mirrors_before_the_turn(monkeypatch):
     flipped = []
     monkeypatch.setattr(augment.RandomHorizontalFlip, "apply", lambda self, x, g: flipped.append(len(x)) or x.flip(3))
     x = images(3)
-    found = augment.views_of_shifts("rotations", same, mirror=True)(x)
+    found = augment.views_of_shifts("rotations", recipe=same)(x)
     assert flipped == [3]                                # the three images, not their twelve copies
     assert torch.equal(found, augment.rotations(x.flip(3)))
-    assert torch.equal(augment.views_of_shifts("rotations", same, mirror=False)(x), augment.rotations(x))
-    assert torch.equal(augment.views_of_shifts(None, same, mirror=False)(x), x)
-    assert torch.equal(augment.views_of_shifts("geometric", same, mirror=True)(x), augment.geometric(x))     # has them
-    assert not any(getattr(part, "mirror", 0) for part in two_stage.VIEWS.transforms)
+    own = {"views": same, "recipe": torch.zeros_like}
+    assert torch.equal(augment.views_of_shifts("rotations", **own)(x), augment.rotations(x))
+    assert torch.equal(augment.views_of_shifts(None, **own)(x), x)
+    assert torch.equal(augment.views_of_shifts("geometric", recipe=same)(x), augment.geometric(x))           # has them
+    for recipe in (two_stage.VIEWS, csi.VIEWS):
+        assert not any(getattr(part, "mirror", 0) for part in recipe.transforms)
 
 
 @pytest.mark.parametrize("classifier", two_stage.CLASSIFIERS)

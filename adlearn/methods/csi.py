@@ -39,6 +39,7 @@ from adlearn.methods.simclr import SimCLR
 from adlearn.neighbors import knn
 from adlearn.nets import ProjectionHead, encoder_of, width
 
+VIEWS = augment.simclr(mirror=0.0)              # of images that were mirrored before, see `augment.views_of_shifts`
 AREA = 0.54                                     # of the crops of the ensemble: the middle of SimCLR's 0.08 to 1
 PARTS = ("con", "cls")
 
@@ -113,8 +114,7 @@ class CSI(Trained):
         """
         images = as_images(images)[:]
         new = self.afresh(images)
-        view = augment.views_of_shifts(self.shift, augment.simclr(mirror=0.0) if self.views is None else self.views,
-                                       mirror=self.views is None)
+        view = augment.views_of_shifts(self.shift, self.views, recipe=VIEWS)
         batch_size = runtime.pick(**self.batch_sizes) if batch_size is None else batch_size
         epochs = self.epochs(epochs, len(images), batch_size, self.training_steps)
         lr = runtime.pick(**self.rates) if lr is None else lr

@@ -37,7 +37,7 @@ from adlearn.nets import ProjectionHead, encoder_of, width
 
 PRETEXTS = ("rotation", "contrastive", "augmented", "none")
 VIEWS = augment.Compose(augment.RandomResizedCrop(), augment.ColorJitter(0.4, 0.4, 0.4, 0.4, p=0.8),
-                        augment.RandomGrey(), augment.RandomGaussianBlur())         # mirrored before, see _view
+                        augment.RandomGrey(), augment.RandomGaussianBlur())         # mirrored before the shift
 CLASSIFIERS = {"kde": density.KDE, "ocsvm": density.OneClassSVM, "gaussian": density.Gaussian}
 SGD = partial(torch.optim.SGD, momentum=0.9, weight_decay=3e-4)             # the paper's, at a rate of 0.01
 
@@ -68,7 +68,7 @@ def learn_rotations(
         epochs, batch_size, lr, callback, history: see `training.train`.
     """
     images = checks.images(images)
-    model, view = _with_head(encoder, out=4, layers=layers), _view("rotations", views)
+    model, view = _with_head(encoder, out=4, layers=layers), augment.views_of_shifts("rotations", views, recipe=VIEWS)
 
     def loss(batch: Tensor) -> Tensor:
         turns = torch.arange(4, device=batch.device).repeat_interleave(len(batch))      # (4B,)
@@ -105,7 +105,7 @@ def learn_contrast(
         encoder, images, layers, optimizer, …: see `learn_rotations`.
     """
     images = checks.images(images)
-    model, view = _with_head(encoder, out=128, layers=layers), _view(shift, views)
+    model, view = _with_head(encoder, out=128, layers=layers), augment.views_of_shifts(shift, views, recipe=VIEWS)
 
     def loss(batch: Tensor) -> Tensor:
         u, v = model(view(torch.cat([batch, batch]))).unflatten(0, (-1, 2, len(batch))).unbind(1)      # (K, B, 128)
@@ -113,10 +113,6 @@ def learn_contrast(
 
     return model, training.train(model, loss, images, epochs=epochs, batch_size=batch_size, callback=callback,
                                  optimizer=optimizer(model.parameters(), lr=lr), history=history)
-
-
-def _view(shift: str | Callable[[Tensor], Tensor] | None, views: Callable[[Tensor], Tensor] | None):
-    return augment.views_of_shifts(shift, VIEWS if views is None else views, mirror=views is None)
 
 
 def _with_head(encoder: nn.Module, *, out: int, layers: int) -> SimCLR:
