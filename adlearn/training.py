@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from adlearn import cache, checks, runtime
 from adlearn.data.folder import as_images
 
+# All weights in one call: one by one, those of a small network take several per cent of a step.
+Adam = functools.partial(torch.optim.Adam, fused=True)
+
 
 def train(
     module: nn.Module,
@@ -67,7 +70,7 @@ def train(
         raise ValueError(f"data must be tensors of one length of at least 2, got {[len(part) for part in data]}")
     where = device_of(module)
     data = [part.to(where) for part in data]
-    optimizer = optimizer or torch.optim.Adam(module.parameters(), lr=lr)
+    optimizer = optimizer or Adam(module.parameters(), lr=lr)
     batches = Shuffled(len(data[0]), batch_size) if batches is None else batches
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, functools.partial(_rate, warmup=warmup * len(batches), steps=epochs * len(batches), cosine=cosine))

@@ -119,7 +119,7 @@ class CSI(Trained):
         epochs = self.epochs(epochs, len(images), batch_size, self.training_steps)
         lr = runtime.pick(**self.rates) if lr is None else lr
         paper = runtime.profile() == "paper"
-        optimizer = (training.LARS if paper else torch.optim.Adam)(new.parameters(), lr=lr)
+        optimizer = (training.LARS if paper else training.Adam)(new.parameters(), lr=lr)
         training.train(new, lambda batch: new.objective(batch, view), images, epochs=epochs, batch_size=batch_size,
                        optimizer=optimizer, warmup=min(10, epochs // 2) if paper else 0, history=new.losses_,
                        callback=callback and (lambda epoch, _: callback(epoch, new.remember(images))))

@@ -128,7 +128,7 @@ def pretrain(net: LeNet, images: Tensor, *, epochs: int, batch_size: int = 200, 
     both = nn.Sequential(net, mirror(net)).to(training.device_of(net))
     return training.train(both, lambda batch: (both(batch) - batch).square().sum((1, 2, 3)).mean(), images,
                           epochs=epochs, batch_size=batch_size, callback=callback,
-                          optimizer=torch.optim.Adam(both.parameters(), lr=lr, weight_decay=weight_decay))
+                          optimizer=training.Adam(both.parameters(), lr=lr, weight_decay=weight_decay))
 
 
 def shrink(
@@ -177,7 +177,7 @@ def shrink(
             callback(epoch, module)
 
     losses = training.train(net, loss, images, epochs=epochs, batch_size=batch_size, callback=count, history=history,
-                            optimizer=torch.optim.Adam(net.parameters(), lr=lr, weight_decay=weight_decay))
+                            optimizer=training.Adam(net.parameters(), lr=lr, weight_decay=weight_decay))
     return losses, radius2.item()
 
 

@@ -231,7 +231,7 @@ class TabularGOAD(StateSized):
             return goad_loss(features, new.linear(features), margin=self.margin, weight=self.weight)
 
         training.train(new, loss, rows, epochs=epochs, batch_size=batch_size, history=new.losses_, cosine=False,
-                       optimizer=torch.optim.Adam(new.parameters(), lr=lr, betas=(0.5, 0.999)),
+                       optimizer=training.Adam(new.parameters(), lr=lr, betas=(0.5, 0.999)),
                        callback=callback and (lambda epoch, _: callback(epoch, new._remember(rows))))
         self.__dict__.update(new._remember(rows).__dict__)
         return self

@@ -49,7 +49,7 @@ def pretrain(
     epochs: int,
     batch_size: int = 256,
     lr: float = 1e-3,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = training.Adam,
     warmup: int = 0,
     callback: Callable[[int, nn.Module], None] | None = None,
     checkpoint=None,

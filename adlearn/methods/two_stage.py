@@ -51,7 +51,7 @@ def learn_rotations(
     epochs: int,
     batch_size: int = 64,
     lr: float = 1e-3,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = training.Adam,
     callback: Callable[[int, nn.Module], None] | None = None,
     history: list[float] | None = None,
 ) -> tuple[SimCLR, list[float]]:
@@ -89,7 +89,7 @@ def learn_contrast(
     epochs: int,
     batch_size: int = 32,
     lr: float = 1e-3,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = training.Adam,
     callback: Callable[[int, nn.Module], None] | None = None,
     history: list[float] | None = None,
 ) -> tuple[SimCLR, list[float]]:
@@ -183,7 +183,7 @@ class TwoStage(Trained):
                 "views": self.views, "layers": runtime.pick(**self.layers), "batch_size": batch_size,
                 "epochs": self.epochs(epochs, len(images), 32, self.training_steps),
                 "lr": runtime.pick(quick=1e-3, gpu=1e-3, paper=1e-2) if lr is None else lr,
-                "optimizer": runtime.pick(quick=torch.optim.Adam, gpu=torch.optim.Adam, paper=SGD),
+                "optimizer": runtime.pick(quick=training.Adam, gpu=training.Adam, paper=SGD),
                 "history": new.losses_,
                 "callback": callback and (lambda epoch, _: callback(epoch, new.remember(images)))}
             if self.pretext == "rotation":
