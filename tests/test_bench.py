@@ -228,12 +228,14 @@ def test_longer_trainings_are_whole_multiples_of_the_detectors_own(monkeypatch):
 
     asked, parts = [], data.parts
     monkeypatch.setattr(data, "parts", lambda name, *, seed: parts(name, n=20))
-    monkeypatch.setattr(training, "passes", lambda count, batch_size, steps: asked.append(steps) or 1)
+    monkeypatch.setattr(training, "passes", lambda count, batch_size, steps: asked.append((steps, batch_size)) or 1)
     cases = studies.STUDIES["csi", "longer"][1]
-    for name in ("GOAD", "rotation", "CSI"):
-        for factor in (1, 4, 16):
-            cases[f"{name}, steps times {factor}"](0)
-    assert asked == [factor * steps for steps in (400, 600, 300) for factor in (1, 4, 16)]
+    own = {"GOAD": (400, 16), "rotation": (600, 32), "contrastive": (600, 32), "augmented": (600, 32),
+           "SimCLR with CSI's score": (300, 32), "CSI": (300, 32)}
+    assert set(cases) == {f"{name}, steps times {factor}" for name in own for factor in (1, 4, 16)}
+    for case in cases.values():
+        case(0)
+    assert asked == [(factor * steps, batch_size) for factor in (1, 4, 16) for steps, batch_size in own.values()]
 
 
 def test_a_shift_as_an_augmentation_gives_one_copy_of_each_image():
