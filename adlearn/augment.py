@@ -222,17 +222,15 @@ def adjust_hue(images: Tensor, factor: float | Tensor) -> Tensor:
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    scale = chroma.clamp(min=torch.finfo(images.dtype).tiny).reciprocal_()     # a grey pixel has no hue, any will do
-    share, side = (red - low).mul_(scale), (green - blue).mul_(scale)
+    safe = chroma.clamp(min=torch.finfo(images.dtype).tiny)                    # a grey pixel has no hue, any will do
+    share, side = (red - low).div_(safe), (green - blue).div_(safe)
     # The steps from red are `away` where red is the maximum (share 1), 3 − away where it is the minimum (share 0),
     # 2 − share where it is between (away 1): one formula for the three. The sign of `side` says which way round.
     away = side.abs()
-    steps = (3 - away).addcmul_(share, 2 * away - 3)
-    hue = torch.copysign(steps, side) + 6 * factor[:, 0]
+    hue = torch.copysign(torch.lerp(3 - away, away, share), side) + 6 * factor[:, 0]
     hue = hue - 6 * (hue / 6).floor_()                                                          # (B, H, W), in [0, 6)
-    opposite, sign, offset = images.new_tensor([[3, 2, 4], [1, -1, -1], [-1, 2, 2]]).view(3, 1, 3, 1, 1).unbind(0)
-    shares = (hue[:, None] - opposite).abs_().mul_(sign).add_(offset).clamp_(0, 1)              # (B, 3, H, W)
-    return shares.mul_(chroma[:, None]).add_(low[:, None])
+    shares = torch.stack([(hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()], dim=1)
+    return torch.addcmul(low[:, None], shares.clamp_(0, 1), chroma[:, None])                    # (B, 3, H, W)
 
 
 def grey(images: Tensor) -> Tensor:

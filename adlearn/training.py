@@ -69,6 +69,7 @@ def train(
     if not data or len({len(part) for part in data}) != 1 or len(data[0]) < 2:
         raise ValueError(f"data must be tensors of one length of at least 2, got {[len(part) for part in data]}")
     where = device_of(module)
+    runtime.keep_memory()
     data = [part.to(where) for part in data]
     optimizer = optimizer or Adam(module.parameters(), lr=lr)
     batches = Shuffled(len(data[0]), batch_size) if batches is None else batches
