@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -209,13 +210,17 @@ def adjust_saturation(images: Tensor, factor: float | Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, factor: float | Tensor) -> Tensor:
-    """Turn the hue by `factor` of the colour circle, from −0.5 to 0.5; each pixel keeps its maximum and minimum.
-
-    On the circle red lies at 0, green at 2 and blue at 4 of 6. Up to one step from its own place a channel is at the
-    pixel's maximum, over the next step it falls to the minimum, and there it stays.
-    """
+    """Turn the hue by `factor` of the colour circle, from −0.5 to 0.5; each pixel keeps its maximum and minimum."""
     _check_batch(images)
-    factor = _per_image(factor, images, "factor", -0.5, 0.5)
+    return _turn_hue(images, _per_image(factor, images, "factor", -0.5, 0.5))
+
+
+def _turn_hue(images: Tensor, factor: Tensor) -> Tensor:
+    """On the colour circle red lies at 0, green at 2 and blue at 4 of 6; `factor`, (B, 1, 1, 1), is a share of it.
+
+    Up to one step from its own place a channel is at the pixel's maximum, over the next step it falls to the minimum,
+    and there it stays.
+    """
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)                                                         # each (B, H, W)
@@ -231,6 +236,15 @@ def adjust_hue(images: Tensor, factor: float | Tensor) -> Tensor:
     hue = hue - 6 * (hue / 6).floor_()                                                          # (B, H, W), in [0, 6)
     shares = torch.stack([(hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()], dim=1)
     return torch.addcmul(low[:, None], shares.clamp_(0, 1), chroma[:, None])                    # (B, 3, H, W)
+
+
+def _blend(images: Tensor, factor: Tensor, mean: Tensor, own: Tensor) -> Tensor:
+    """Stretch the distance to a grey, which is what brightness (black), contrast and saturation do, and clamp.
+
+    mean, own: 1 for the images whose grey is their mean or each pixel's own. All (B, 1, 1, 1).
+    """
+    luminance = _luminance(images)
+    return torch.lerp(luminance * own + luminance.mean((2, 3), keepdim=True) * mean, images, factor).clamp_(0, 1)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -419,16 +433,24 @@ class ColorJitter(Transform):
         checks.within(self.p, 0, 1, "p")
 
     def apply(self, images, generator):
-        steps = [(adjust_brightness, self.brightness), (adjust_contrast, self.contrast),
-                 (adjust_saturation, self.saturation), (adjust_hue, self.hue)]
         chosen = _coins(generator, images, self.p)
-        order = _uniform(generator, len(images), 4).argsort(1)                                      # (B, 4)
-        draws = _uniform(generator, len(images), 4)
-        for turn in order.unbind(1):                                                                # (B,), four times
-            for number, (adjust, strength) in enumerate(steps):
-                if strength:
-                    low, high = (-strength, strength) if adjust is adjust_hue else (max(0, 1 - strength), 1 + strength)
-                    _change(images, chosen & (turn == number), adjust, low + (high - low) * draws[:, number])
+        order = _uniform(generator, len(images), 4).argsort(1)      # (B, 4): brightness, contrast, saturation, hue
+        spans = [(max(0, 1 - strength), 1 + strength)
+                 for strength in (self.brightness, self.contrast, self.saturation)] + [(-self.hue, self.hue)]
+        low, high = torch.tensor(spans, device=order.device).T
+        factors = (low + (high - low) * _uniform(generator, len(images), 4)).gather(1, order)
+        for turn in range(4):                    # images with the hue at this turn: the other three are blends for all
+            _change(images, chosen & (order[:, turn] == 3), partial(self._adjust, turn), order, factors)
+        return images
+
+    def _adjust(self, turn_of_hue: int, images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+        """All four changes, each image's in its own order (B, 4) with its own factors (B, 4)."""
+        parts = [part.to(images)[:, :, None, None, None] for part in (factors, order == 1, order == 2)]
+        for turn, (factor, mean, own) in enumerate(zip(*[part.unbind(1) for part in parts], strict=True)):
+            if turn != turn_of_hue:
+                images = _blend(images, factor, mean, own)
+            elif self.hue:
+                images = _turn_hue(images, factor)
         return images
 
 
