@@ -11,18 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import augment, data, losses, metrics, runtime, training
+from adlearn import augment, data, losses, metrics, neighbors, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector, Trained
-from adlearn.methods import CSI, GOAD, TwoStage, csi, metric_learning, simclr
+from adlearn.methods import CSI, GOAD, TwoStage, csi, distillation, meta_pseudo_labels, metric_learning, simclr
+from adlearn.methods.metric_learning import Classifier
 from adlearn.methods.two_stage import CLASSIFIERS
-from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
+from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead, ResNet
 
 WIDTHS = (32, 64, 128, 128)
 FIRST_SEED = 100                                # of the images; the chapters use small seeds
@@ -117,8 +120,7 @@ def few_labels(way: str, per_class: int) -> Case:
     images: of cross entropy or SupCon on the labelled images, or of SimCLR on all images without labels."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed)
-        order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
-        known = torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
+        known = some_of_each(parts, per_class, seed)
         some = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
         shared = {"epochs": training.passes(len(parts.train if way == "SimCLR" else known), BATCH, STEPS), "lr": 2e-3}
         ways = {
@@ -129,6 +131,12 @@ def few_labels(way: str, per_class: int) -> Case:
         }
         return timed(ways[way], lambda _: {"accuracy": judged(encoder, some)["linear_probe"]})
     return case
+
+
+def some_of_each(parts: Labelled, per_class: int, seed: int) -> Tensor:
+    """The indices of so many training images of each class, drawn at random."""
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
 
 
 def supervised(encoder: nn.Module, parts: Labelled, **options) -> None:
@@ -306,6 +314,276 @@ def one_of(shift: str, images: Tensor) -> Tensor:
     return copies[drawn, torch.arange(len(images), device=images.device)]
 
 
+# Chapter 14: what a teacher's answers are worth ---------------------------------------------------------------
+
+KNOWN = 8                                       # kinds that are taught; the other two are the anomalies
+NARROW = (8, 16, 16, 16)                        # widths of the student that is to be small
+LESSONS = 480                                   # steps of every training in "compression"
+LOOKS = augment.Compose(augment.ColorJitter(0.4, 0.4, 0.4, 0.5, p=1.0),
+                        augment.RandomResizedCrop(scale=(0.7, 1.0), ratio=(0.9, 1.1)))
+
+
+class Lesson(NamedTuple):
+    """Images of the known kinds, of which a share has labels, and the test images of all kinds."""
+
+    images: Tensor
+    labels: Tensor
+    unlabelled: Tensor
+    hidden: Tensor                              # the labels of `unlabelled`
+    test: Tensor
+    test_labels: Tensor
+
+    @property
+    def all(self) -> Tensor:
+        return torch.cat([self.images, self.unlabelled])
+
+
+def lesson(parts: Labelled, seed: int, share: float = 1 / 6) -> Lesson:
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
+    kinds = [order[parts.train_labels[order] == c] for c in range(KNOWN)]
+    few = round(share * len(kinds[0]))
+    known, other = torch.cat([kind[:few] for kind in kinds]), torch.cat([kind[few:] for kind in kinds])
+    return Lesson(parts.train[known], parts.train_labels[known], parts.train[other], parts.train_labels[other],
+                  parts.test, parts.test_labels)
+
+
+def pupil(seed: int, encoder: Callable[[], nn.Module]) -> metric_learning.Classifier:
+    """A network with the first weights that every case of a seed gives to one of this shape."""
+    runtime.seed(seed)
+    return metric_learning.Classifier(encoder(), KNOWN).to(runtime.device())
+
+
+def taught(net: nn.Module, images: Tensor, labels: Tensor, **options) -> nn.Module:
+    """Cross entropy on labels, every image looked at anew each time."""
+    training.train(net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), images, labels,
+                   batch_size=BATCH, **options)
+    return net
+
+
+def by_lesson(net: metric_learning.Classifier, given: Lesson, *, probe: bool = False) -> dict[str, float]:
+    """Accuracy on the known kinds, by a linear probe on the labelled images if asked, and AUROC of the other kinds by
+    the distance of unit features to the five nearest training images."""
+    where, known = runtime.device(), given.test_labels < KNOWN
+    train, test = (training.collect(net.embed, part, batch_size=256, device=where) for part in (given.all, given.test))
+    if probe:
+        share = metrics.linear_probe(train[:len(given.labels)], given.labels, test[known], given.test_labels[known])
+    else:
+        said = training.collect(net, given.test[known], batch_size=256, device=where).argmax(1)
+        share = (said == given.test_labels[known]).double().mean().item()
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    return {"accuracy": share, "auroc_unseen": metrics.auroc(~known, neighbors.knn(test, train, 5)[0].mean(1))}
+
+
+@cache
+def wide_teacher(seed: int) -> metric_learning.Classifier:
+    """The teacher of "compression": fifteen times the student's work for an image, taught on the labelled images."""
+    given = lesson(images(seed), seed)
+    return taught(pupil(seed, lambda: Encoder(channels=3, widths=WIDTHS)), given.images, given.labels, lr=3e-3,
+                  epochs=training.passes(len(given.labels), BATCH, LESSONS))
+
+
+def compression(way: str, temperature: float = 1.0) -> Case:
+    """A narrow student after 480 steps on labels, on its teacher's answers, or on its teacher's features."""
+    def case(seed: int):
+        given, teacher = lesson(images(seed), seed), wide_teacher(seed)
+        student = pupil(seed, lambda: Encoder(channels=3, widths=NARROW))
+
+        def shared(count: int) -> dict[str, float]:
+            return {"epochs": training.passes(count, BATCH, LESSONS), "lr": 5e-3}
+
+        def said() -> Tensor:
+            return training.collect(teacher, given.all, batch_size=256, device=runtime.device()).argmax(1)
+
+        few, many = shared(len(given.labels)), shared(len(given.all))
+        ways = {
+            "untrained": lambda: student.eval(),
+            "labels": lambda: taught(student, given.images, given.labels, **few),
+            "all labels": lambda: taught(student, given.all, torch.cat([given.labels, given.hidden]), **many),
+            "hard": lambda: taught(student, given.all, said(), **many),
+            "soft": lambda: distillation.distil(student, teacher, given.all, temperature=temperature, augment=LOOKS,
+                                                batch_size=BATCH, **many),
+            "soft, few": lambda: distillation.distil(student, teacher, given.images, temperature=temperature,
+                                                     augment=LOOKS, batch_size=BATCH, **few),
+            "features": lambda: distillation.distil_features(student.encoder, teacher.encoder, given.all,
+                                                             augment=LOOKS, batch_size=BATCH, **many),
+        }
+        if way == "teacher":
+            return timed(lambda: teacher, lambda net: by_lesson(net, given))
+        return timed(ways[way], lambda _: by_lesson(student, given, probe=way in ("features", "untrained")))
+    return case
+
+
+def folded(widths: tuple[int, ...]) -> nn.Sequential:
+    """A residual network that sees squares of 2 × 2 pixels as 12 channels, for a quarter of the work."""
+    net = nn.Sequential(nn.PixelUnshuffle(2), ResNet(channels=12, widths=widths, blocks=1))
+    net.dim = widths[-1]
+    return net
+
+
+SIZES = {"small": (8, 16, 32), "large": (16, 32, 64)}
+ROUNDS = 8                                      # epochs over the unlabelled images, 64 and as many labelled in a batch
+
+
+@cache
+def by_labels(seed: int, size: str) -> metric_learning.Classifier:
+    """A residual network after as many steps on the labelled images as a noisy student takes."""
+    given = lesson(images(seed), seed)
+    return residual(seed, size, lambda net: training.train(
+        net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), given.images, given.labels, batch_size=64,
+        epochs=training.passes(len(given.labels), 64, ROUNDS * len(training.Shuffled(len(given.unlabelled), 64))),
+        lr=5e-3))
+
+
+@cache
+def by_teacher(seed: int, size: str, noise: str, teacher: str) -> metric_learning.Classifier:
+    """A student of the small network that learnt from labels, of the large one, or of the small one's noisy student."""
+    given = lesson(images(seed), seed)
+    asked = (by_teacher(seed, size="large", noise="changed images", teacher="small") if teacher == "student" else
+             by_labels(seed, size=teacher))
+    return residual(seed, size, lambda net: distillation.noisy_student(
+        net, asked, given.images, given.labels, given.unlabelled, noise=_as_they_are if noise == "none" else LOOKS,
+        epochs=ROUNDS, batch_size=64, lr=5e-3), noisy=noise == "changed images and network")
+
+
+def residual(seed: int, size: str, learn: Callable[[nn.Module], object], *, noisy: bool = False):
+    net = pupil(seed, lambda: folded(SIZES[size]))
+    learn(distillation.add_noise(net, dropout=0.2, depth=0.1) if noisy else net)
+    return net
+
+
+def noisy(make: Callable[[int], metric_learning.Classifier]) -> Case:
+    """A residual network that learnt from few labels, or from them and a teacher's answers to unlabelled images."""
+    return lambda seed: timed(lambda: make(seed), lambda net: by_lesson(net, lesson(images(seed), seed)))
+
+
+def _as_they_are(batch: Tensor) -> Tensor:
+    return batch
+
+
+# Chapter 15: what the feedback of Meta Pseudo Labels adds ----------------------------------------------------
+
+
+def semi_supervised(arm: str, split: Callable[[int], tuple[Labelled, Tensor]], fresh: Callable[[], nn.Module], *,
+                    lr: float, tuning: int, tuning_lr: float, first: int = 0,
+                    strong: Callable[[Tensor], Tensor] = lambda inputs: inputs, **settings) -> Case:
+    """Accuracies of a student before and after `tuning` steps on labelled inputs, and of its teacher.
+
+    Args:
+        arm: "supervised", of which these steps are as many as the others' all in all; "fixed teacher", one that learns
+            as that of "no feedback" and then names all unlabelled inputs for a new student; "no feedback"; "MPL";
+            "soft labels"; "opposite sign".
+        split: a seed to inputs, those of `train` labelled, and to the unlabelled ones.
+        lr: of the student on pseudo labels.
+        tuning_lr: of everything that is trained on labels alone.
+        first: steps that the teacher takes on labelled inputs beforehand.
+        strong: how the student sees any input.
+        settings: of `meta_pseudo_labels.learn`.
+    """
+    def case(seed: int):
+        inputs, unlabelled = split(seed)
+        known = inputs.train, inputs.train_labels
+        runtime.seed(seed)
+        teacher, student = (fresh().to(runtime.device()) for _ in range(2))
+        learn = partial(meta_pseudo_labels.learn, teacher, student, *known, unlabelled, lr=lr, strong=strong)
+        steps, batch_size = settings["steps"], settings["batch_size"]
+        tune = partial(meta_pseudo_labels.finetune, lr=tuning_lr, batch_size=batch_size, change=strong)
+        optimizer = settings.get("optimizer", torch.optim.SGD)
+
+        def name_all() -> None:
+            aside = fresh().to(runtime.device())
+            meta_pseudo_labels.learn(teacher, aside, *known, unlabelled, lr=lr, strong=strong, feedback="none",
+                                     **settings)
+            said = answers(teacher, unlabelled)
+            training.train(student, lambda batch, truth: nn.functional.cross_entropy(student(strong(batch)), truth),
+                           unlabelled, said, epochs=training.passes(len(unlabelled), batch_size, steps),
+                           batch_size=batch_size, optimizer=optimizer(student.parameters(), lr=lr))
+
+        rate = settings.get("teacher_lr")
+        ways = {
+            "supervised": lambda: tune(student, *known, steps=steps),
+            "fixed teacher": name_all,
+            "no feedback": lambda: learn(feedback="none", **settings),
+            "MPL": lambda: learn(**settings),
+            "soft labels": lambda: softly(teacher, student, *known, unlabelled, lr=(rate, lr), steps=steps,
+                                          batch_size=batch_size),
+            # the feedback is the teacher's whole objective where this is asked for: upwards is the opposite sign
+            "opposite sign": lambda: learn(**settings, optimizer=lambda weights, lr: torch.optim.SGD(
+                weights, lr=lr, maximize=lr == rate)),
+        }
+        start = time.perf_counter()
+        if first and arm != "supervised":
+            tune(teacher, *known, steps=first)
+        ways[arm]()
+        figures = {"accuracy": right(student, inputs)}
+        tune(student, *known, steps=tuning)
+        figures |= {"accuracy_tuned": right(student, inputs), "accuracy_of_teacher": right(teacher, inputs)}
+        if arm == "supervised":
+            del figures["accuracy_of_teacher"]
+        return {"seconds": {"train": time.perf_counter() - start}, "figures": figures}
+    return case
+
+
+@torch.inference_mode()
+def answers(net: nn.Module, inputs: Tensor) -> Tensor:
+    """The class of each input, points or images."""
+    return net.eval()(inputs.to(runtime.device())).argmax(1).cpu()
+
+
+def right(net: nn.Module, inputs: Labelled) -> float:
+    return (answers(net, inputs.test) == inputs.test_labels).double().mean().item()
+
+
+def softly(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tensor, unlabelled: Tensor, *,
+           lr: tuple[float, float], steps: int, batch_size: int) -> None:
+    """Feedback alone, as in `learn`, but through the teacher's own softmax: the gradient is 0 whatever h is."""
+    where = runtime.device()
+    inputs, labels = inputs.to(where), labels.to(where)
+    of_teacher, of_student = (torch.optim.SGD(net.parameters(), lr=rate)
+                              for net, rate in zip((teacher, student), lr, strict=True))
+    for _ in range(steps):
+        batch = unlabelled[torch.randint(len(unlabelled), (batch_size,))].to(where)
+        logits = teacher(batch)
+        soft = logits.detach().softmax(1)
+        _, _, h = meta_pseudo_labels.step_of_student(student, batch, soft, inputs, labels, optimizer=of_student)
+        of_teacher.zero_grad()
+        (h * nn.functional.cross_entropy(logits, soft)).backward()
+        of_teacher.step()
+
+
+def few_of_moons(seed: int) -> tuple[Labelled, Tensor]:
+    """Six labelled points, and all as the unlabelled ones. The settings were chosen on seeds 100 to 119."""
+    moons = data.moons(seed=2 * FIRST_SEED + seed)
+    known = moons.train_labels >= 0
+    return replace(moons, train=moons.train[known], train_labels=moons.train_labels[known]), moons.train
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
+
+
+def moved(points: Tensor) -> Tensor:
+    return points + 0.2 * torch.randn_like(points)
+
+
+def few_of_parts(per_class: int, seed: int) -> tuple[Labelled, Tensor]:
+    """So many labelled images of each class, and the others as the unlabelled ones."""
+    parts = images(seed)
+    known = some_of_each(parts, per_class, seed)
+    others = torch.ones(len(parts.train), dtype=torch.bool).index_fill(0, known, False)
+    return replace(parts, train=parts.train[known], train_labels=parts.train_labels[known]), parts.train[others]
+
+
+ARMS = ("fixed teacher", "no feedback", "MPL")
+ON_MOONS = partial(semi_supervised, split=few_of_moons, fresh=small_net, tuning=300)
+WITH_LABELS = partial(ON_MOONS, lr=0.5, teacher_lr=1.0, tuning_lr=0.5, steps=3000, batch_size=64)
+ALONE = partial(WITH_LABELS, supervision=0.0)
+ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
+WITH_UDA = partial(ON_MOONS, lr=0.01, tuning_lr=0.01, uda_weight=4.0, uda_ramp=1000, strong=moved, steps=3000,
+                   batch_size=64, optimizer=ADAM)
+ON_PARTS = partial(semi_supervised, split=partial(few_of_parts, 20), lr=3e-3, tuning=100, tuning_lr=0.1, first=200,
+                   fresh=lambda: Classifier(Encoder(channels=3, widths=(16, 32, 64, 128)), 10), uda_weight=1.0,
+                   uda_ramp=125, strong=COLOUR, steps=250, batch_size=64, optimizer=ADAM)
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -373,4 +651,32 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
             *((f"{normal}, {shift} as {role}", shifted(normal, shift, role))
               for shift in SHIFTS for role in ("positive", "shift")))
     }),
+    ("distillation", "compression"): ("parts", {
+        "teacher": compression("teacher"),
+        "student, untrained": compression("untrained"),
+        "few labels": compression("labels"),
+        "all labels": compression("all labels"),
+        "hard answers": compression("hard"),
+        **{f"soft answers, T = {t}": compression("soft", t) for t in (1, 2, 4, 16)},
+        "soft answers, T = 1, labelled images": compression("soft, few"),
+        "features": compression("features"),
+    }),
+    ("distillation", "noisy_student"): ("parts", {
+        **{f"{size}, few labels": noisy(partial(by_labels, size=size)) for size in SIZES},
+        **{f"{size}, {name}": noisy(partial(by_teacher, size=size, noise=noise, teacher="small"))
+           for size in SIZES for name, noise in (("no noise", "none"), ("noise", "changed images"))},
+        "large, noise and dropout": noisy(partial(by_teacher, size="large", noise="changed images and network",
+                                                  teacher="small")),
+        "large, noise, second round": noisy(partial(by_teacher, size="large", noise="changed images",
+                                                    teacher="student")),
+        "large, noise, large teacher": noisy(partial(by_teacher, size="large", noise="changed images",
+                                                     teacher="large")),
+    }),
+    ("meta_pseudo_labels", "moons"): ("moons", {
+        "supervised": WITH_LABELS("supervised"),
+        **{f"alone, {arm}": ALONE(arm) for arm in ("no feedback", "MPL", "soft labels", "opposite sign")},
+        **{f"{name}, {arm}": study(arm) for name, study in (("labels", WITH_LABELS), ("UDA", WITH_UDA))
+           for arm in ARMS},
+    }),
+    ("meta_pseudo_labels", "parts"): ("parts", {arm: ON_PARTS(arm) for arm in ("supervised", *ARMS)}),
 }
