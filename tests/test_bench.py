@@ -185,7 +185,8 @@ def test_the_cases_of_a_study_see_as_many_images_as_often(study, monkeypatch):
 
 
 @pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("metric_learning", "label_noise"),
-                                   ("metric_learning", "mining"), ("simclr", "head"), ("simclr", "objectives")],
+                                   ("metric_learning", "mining"), ("simclr", "head"), ("simclr", "objectives"),
+                                   ("distillation", "compression"), ("distillation", "noisy_student")],
                          ids="-".join)
 def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
     """Every case once, on few images and for few steps: what it needs is there and its figures are shares."""
@@ -198,6 +199,33 @@ def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
         figures = case(0)["figures"]
         assert figures, name
         assert all(0 <= value <= 1 for value in figures.values()), name
+
+
+@pytest.mark.parametrize("variant", ["moons", "parts"])
+def test_semi_supervised_cases_train_and_judge(variant, monkeypatch):
+    from adlearn import training
+    from adlearn.methods import meta_pseudo_labels
+
+    train, asked = training.train, []
+
+    def short(module, name):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: asked.append((name, k.get("feedback"))) or
+                            own(*a, **{**k, "steps": 3}))
+
+    short(meta_pseudo_labels, "learn")
+    short(meta_pseudo_labels, "finetune")
+    short(studies, "softly")
+    monkeypatch.setattr(training, "train", lambda *a, **k: train(*a, **{**k, "epochs": 1}))
+    monkeypatch.setattr(studies, "images", lambda seed, per_class=300: data.parts_labelled(n=22, seed=seed))
+    for name, case in studies.STUDIES["meta_pseudo_labels", variant][1].items():
+        asked.clear()
+        figures = case(0)["figures"]
+        assert all(0 <= value <= 1 for value in figures.values()), name
+        assert ("accuracy_of_teacher" in figures) == (name != "supervised")
+        learnt = [feedback for step, feedback in asked if step == "learn"]
+        assert learnt == (["none"] if name.endswith(("fixed teacher", "no feedback")) else
+                          [None] if name.endswith(("MPL", "opposite sign")) else []), name
 
 
 @pytest.mark.parametrize("study", [("two_stage", "batch"), ("csi", "longer"), ("csi", "ood_ness"), ("csi", "shifts")],
