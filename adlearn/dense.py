@@ -96,6 +96,9 @@ def _layers(net: nn.Module, name: str = "net") -> Iterator[tuple[str, nn.Module]
     if isinstance(net, QUIET) and net.training:
         raise ValueError(f"{name}, a {type(net).__name__}, is in training mode, where a patch's vector depends on the "
                          "others: call net.eval()")
+    if getattr(net, "running_mean", 0) is None:
+        raise ValueError(f"{name}, a {type(net).__name__}, takes its statistics from the image, where a patch has "
+                         "its own: set track_running_stats=True")
     if getattr(net, "padding", 0) not in (0, (0, 0), "valid"):
         raise ValueError(f"{name}, a {type(net).__name__}, pads the patch, and around a pixel of an image there is no "
                          f"padding: set padding=0, got {net.padding!r}")

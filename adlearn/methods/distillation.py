@@ -59,8 +59,11 @@ def distil(
         ValueError: images outside [0, 1]; labels that do not fit; a student that is the teacher, or shares its weights.
     """
     images = checks.images(images)
-    data = [images] if labels is None else [images, checks.classes(labels, len(images))]
-    ask = _asked(teacher, student)
+    data, ask = [images], _asked(teacher, student)
+    if labels is not None:
+        with torch.no_grad():
+            classes = ask(images[:1].to(training.device_of(teacher))).shape[1]
+        data.append(checks.classes(labels, len(images), classes))
 
     def loss(batch: Tensor, truth: Tensor | None = None) -> Tensor:
         batch = batch if augment is None else augment(batch)
@@ -121,7 +124,8 @@ def noisy_student(
     """Train `student` on labels and on what `teacher` says of unlabelled images; returns the mean loss of each epoch.
 
     L = CE(y, S(noise(x))) + weight · CE(softmax T(u), S(noise(u))): the teacher sees u as it is and is asked once.
-    `add_noise` gives the student dropout and stochastic depth. To iterate, let the student be the next teacher.
+    `add_noise` gives the student dropout and stochastic depth. To iterate, let the student be the next teacher. Classes
+    are not balanced among the unlabelled images, as they are in the paper.
 
     Args:
         student, teacher: as for `distil`.
@@ -136,8 +140,9 @@ def noisy_student(
         ValueError: as for `distil`; no unlabelled image of which the teacher is so sure.
     """
     images, unlabelled = checks.images(images), checks.images(unlabelled, "unlabelled")
-    labels, where = checks.classes(labels, len(images)), training.device_of(student)
+    where = training.device_of(student)
     said = training.collect(_asked(teacher, student), unlabelled, device=where).softmax(1)          # (M, K)
+    labels = checks.classes(labels, len(images), said.shape[1])
     sure = said.amax(1) >= checks.within(confidence, 0, 1, "confidence")
     if sure.sum() < 2:
         raise ValueError(f"confidence must leave at least 2 unlabelled images, got {confidence}: the teacher's largest "
@@ -179,15 +184,19 @@ def add_noise(classifier: nn.Module, *, dropout: float = 0.5, depth: float = 0.2
         depth: with which the last block's branch is; the others' grows linearly towards it, as in the paper.
 
     Raises:
-        ValueError: a classifier without residual blocks.
+        ValueError: a classifier without residual blocks, or with such noise already; shares outside their range.
     """
+    checks.within(dropout, 0, 1, "dropout")
+    checks.within(depth, 0, 0.99, "depth")
+    if any(isinstance(part, StochasticDepth) for part in classifier.modules()):
+        raise ValueError("classifier has this noise already")
     blocks = [block for block in classifier.encoder.modules() if hasattr(block, "residual")]
     if not blocks:
         raise ValueError("classifier must have an encoder of residual blocks, got "
                          f"{type(classifier.encoder).__name__}: take adlearn.nets.ResNet")
     for number, block in enumerate(blocks, start=1):
         block.residual = nn.Sequential(block.residual, StochasticDepth(depth * number / len(blocks)))
-    classifier.linear = nn.Sequential(nn.Dropout(checks.within(dropout, 0, 1, "dropout")), classifier.linear)
+    classifier.linear = nn.Sequential(nn.Dropout(dropout), classifier.linear)
     return classifier
 
 

@@ -5,15 +5,17 @@ student S takes one step on them, and the teacher learns from how much that step
 
     student    θ' = θ − η g            g = ∇ CE(ŷ, S(u; θ))
     feedback   h = η ∇CE(y, S(x; θ'))ᵀ g  ≈  CE(y, S(x; θ)) − CE(y, S(x; θ'))
-    teacher    descends   h · CE(ŷ, T(u)) + CE(y, T(x)) + λ UDA(u)
+    teacher    descends   (h − h̄) · CE(ŷ, T(u)) + CE(y, T(x)) + λ UDA(u)        h̄ a moving mean of h
 
-A helpful step, h above 0, makes the teacher surer of the labels that it drew, a harmful one less sure. The draw
-matters: with soft labels, T's own softmax held fixed, the gradient of CE(ŷ, T(u)) in the logits is
-softmax − softmax = 0, and the teacher hears nothing. The student never sees the labelled images; in the end it is
+A step that helps more than usual makes the teacher surer of the labels that it drew, one that helps less makes it less
+sure. The draw matters: with soft labels, T's own softmax held fixed, the gradient of CE(ŷ, T(u)) in the logits is
+softmax − softmax = 0, and the teacher hears nothing. The student takes no gradient from labelled images (though its
+batch norm sees them, and its dropout adds noise to h, since it is judged in training mode); in the end it is
 fine-tuned on them.
 
-Departures: the authors' released code takes CE(θ') − CE(θ), the opposite sign, and soft labels, so that its feedback
-vanishes; see the discussion in chapter 15.
+Departures from the paper: no moving average of the student's weights, no steps that the student waits, and no clipping
+of gradients; UDA leaves out answers that are unsure before they are sharpened. The authors' released code takes
+CE(θ') − CE(θ), the opposite sign, and soft labels, so that its feedback vanishes.
 
 Pham, Dai, Xie, Luong and Le, "Meta Pseudo Labels", 2021; UDA is Xie et al., "Unsupervised Data Augmentation for
 Consistency Training", 2020.
@@ -21,9 +23,8 @@ Consistency Training", 2020.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +36,28 @@ Change = Callable[[Tensor], Tensor]
 FEEDBACK = ("difference", "product", "none")
 
 
-@dataclass
+@dataclass(frozen=True)
 class History:
-    """One number a step: the losses of the student on pseudo labels and of both on labelled images, and h."""
+    """One number a step.
 
-    student: list[float] = field(default_factory=list)
-    labelled: list[float] = field(default_factory=list)
-    teacher: list[float] = field(default_factory=list)
-    feedback: list[float] = field(default_factory=list)
+    Attributes:
+        student: the student's loss on pseudo labels.
+        labelled: its loss on labelled images, after the step.
+        teacher: what the teacher descends, which may be below 0.
+        feedback: h.
+    """
+
+    student: list[float]
+    labelled: list[float]
+    teacher: list[float]
+    feedback: list[float]
 
 
 def step_of_student(
     student: nn.Module, inputs: Tensor, drawn: Tensor, labelled: Tensor, labels: Tensor, *,
     optimizer: torch.optim.Optimizer, feedback: str = "difference", smoothing: float = 0.0
-) -> tuple[float, float, Tensor]:
-    """One step on pseudo labels: the loss on them, that on labelled images after the step, and the feedback h.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step on pseudo labels: the loss on them, that on labelled images after the step, and h, a number each.
 
     Args:
         inputs, drawn: of the step, (B, ...) and (B,).
@@ -132,19 +140,25 @@ def learn(
             each so many steps, and after the last.
 
     Raises:
-        ValueError: labels that do not fit; networks that share weights; a loss that is not finite.
+        ValueError: labels that do not fit; networks that share weights; no unlabelled input; answers or losses that are
+            not finite.
     """
-    labels = checks.classes(labels, len(images))
     checks.choice(feedback, FEEDBACK, "feedback")
-    checks.positive_int(steps, "steps")
+    checks.within(baseline, 0, 0.9999, "baseline")
+    for name, value in {"steps": steps, "batch_size": batch_size, "every": every, "uda_ramp": uda_ramp,
+                        "the number of unlabelled inputs": len(unlabelled)}.items():
+        checks.positive_int(value, name)
     if {id(weight) for weight in teacher.parameters()} & {id(weight) for weight in student.parameters()}:
         raise ValueError("student must not share weights with teacher: copy.deepcopy it, or build it anew")
     where = training.device_of(student)
-    images, labels, unlabelled = images.to(where), labels.to(where), unlabelled.to(where)
+    images, unlabelled = images.to(where), unlabelled.to(where)
+    with torch.no_grad():
+        classes = teacher.eval()(images[:1]).shape[1]
+    labels = checks.classes(labels, len(images), classes).to(where)
     optimizers = [optimizer(net.parameters(), lr=rate)
                   for net, rate in ((teacher, lr if teacher_lr is None else teacher_lr), (student, lr))]
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(one, steps) for one in optimizers]
-    history, mean = History(), torch.zeros((), device=where)
+    history, mean = torch.zeros(4, steps, device=where), torch.zeros((), device=where)
     for step in runtime.progress(range(steps), "training"):
         if callback and step % every == 0:
             callback(step, teacher.eval(), student.eval())
@@ -157,6 +171,8 @@ def learn(
         u = unlabelled[torch.randint(len(unlabelled), (batch_size,)).to(where)]
         seen = strong(u)
         logits, weakly, on_labelled = teacher(torch.cat([seen, weak(u), x])).split([len(u), len(u), len(x)])
+        if not logits.isfinite().all():
+            raise ValueError(f"the teacher's answers are not finite any more in step {step}: lower lr or teacher_lr")
         drawn = torch.multinomial(logits.detach().softmax(1), 1).flatten()                          # (B,)
         loss, after, h = step_of_student(student, seen, drawn, x, y, optimizer=optimizers[1], feedback=feedback,
                                          smoothing=smoothing)
@@ -171,18 +187,14 @@ def learn(
         optimizers[0].step()
         for schedule in schedules:
             schedule.step()
-        for kept, value in zip((history.student, history.labelled, history.teacher, history.feedback),
-                               (loss, after, objective.detach(), h), strict=True):
-            kept.append(value)
-    for name, values in vars(history).items():
-        setattr(history, name, torch.stack(values).tolist())
-    if not all(map(math.isfinite, history.student + history.teacher)):
-        raise ValueError("the loss is not finite any more: lower lr")
+        history[:, step] = torch.stack([loss, after, objective.detach(), h])
+    if not history.isfinite().all():
+        raise ValueError("a loss is not finite any more: lower lr or teacher_lr")
     teacher.eval()
     student.eval()
     if callback:
         callback(steps, teacher, student)
-    return history
+    return History(*history.tolist())
 
 
 def finetune(net: nn.Module, images: Tensor, labels: Tensor, *, steps: int, batch_size: int = 128, lr: float = 0.01,
