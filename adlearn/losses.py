@@ -254,6 +254,37 @@ def info_nce_one_way(view1: Tensor, view2: Tensor, *, temperature: float = 0.2) 
     return _cross_entropy(z1 / temperature @ z2.T, (z1 * z2).sum(1) / temperature).mean()
 
 
+@full_precision()
+def knowledge_distillation(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 4.0,
+    alpha: float = 0.9
+) -> Tensor:
+    """A teacher's soft answers beside the labels: (1 − α) CE(y, s) + α T² KL(softmax(t / T) ‖ softmax(s / T)).
+
+    A mean over images, and over classes a sum. The gradient of the second term shrinks with 1 / T², which T² takes
+    back, so that α means the same at every temperature. No gradient reaches the teacher. Hinton, Vinyals and Dean,
+    "Distilling the Knowledge in a Neural Network", 2015.
+
+    Args:
+        student_logits, teacher_logits: (N, K) each.
+        labels: (N,) whole numbers below K; None leaves the second term alone, with a weight of 1.
+        temperature: T, above 0; the higher, the more the small probabilities count.
+        alpha: α in [0, 1].
+
+    Raises:
+        ValueError: logits of two shapes, or labels that do not fit them; a temperature that is not positive.
+    """
+    _temperature(temperature)
+    alpha = checks.within(alpha, 0, 1, "alpha")
+    student, teacher = _rows(student_logits=student_logits, teacher_logits=teacher_logits)
+    soft = F.kl_div(F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher.detach() / temperature, dim=1),
+                    reduction="batchmean", log_target=True) * temperature ** 2
+    if labels is None:
+        return soft
+    labels = checks.classes(labels, len(student), student.shape[1])
+    return (1 - alpha) * F.cross_entropy(student, labels.to(student.device)) + alpha * soft
+
+
 # What the losses share ---------------------------------------------------------------------------------------
 
 

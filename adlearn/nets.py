@@ -142,6 +142,48 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
 
 
+# The layers of Bergmann et al. by patch size: kernel and width of a convolution, None for a max-pooling by 2. Printed are
+# a kernel of 5 in the first layer for 17 and of 3 in the fourth for 65, which would not end in one vector.
+PATCH_LAYERS = {
+    17: ((6, 128), (5, 256), (5, 256), (4, 128)),
+    33: ((5, 128), None, (5, 256), None, (2, 256), (4, 128)),
+    65: ((5, 128), None, (5, 128), None, (5, 128), None, (4, 256), (1, 128)),
+}
+
+
+class PatchNet(Stack):
+    """Patches (B, channels, p, p) to descriptors (B, dim, 1, 1); of larger images every `stride`-th patch's.
+
+    The teachers and students of Bergmann et al., "Uninformed Students", 2020; `dense.dense_features` gives the
+    descriptors of all pixels. No padding, leaky ReLU of slope 0.005 between the convolutions and none at the end.
+    Poolings leave a remainder, so that the networks for 33 and 65 see 32 and 60 pixels.
+
+    Args:
+        patch_size: p, 17, 33 or 65.
+        channels: of the images.
+        shrink: all widths are the published ones over this number.
+
+    Attributes:
+        stride: pixels between the patches that the network visits by itself.
+        dim: of the descriptors, 128 over `shrink`.
+    """
+
+    def __init__(self, patch_size: int, *, channels: int = 3, shrink: int = 1):
+        plan = PATCH_LAYERS[checks.choice(patch_size, PATCH_LAYERS, "patch_size")]
+        before, layers = checks.positive_int(channels, "channels"), []
+        if checks.positive_int(shrink, "shrink") not in (1, 2, 4, 8):
+            raise ValueError(f"shrink must divide the widths, 1, 2, 4 or 8, got {shrink}")
+        for entry in plan:
+            if entry is None:
+                layers.append(nn.MaxPool2d(2))
+                continue
+            kernel, after = entry[0], entry[1] // shrink
+            layers += [nn.Conv2d(before, after, kernel), nn.LeakyReLU(5e-3)]
+            before = after
+        super().__init__(*layers[:-1])
+        self.patch_size, self.stride, self.dim = patch_size, 2 ** plan.count(None), before
+
+
 class ProjectionHead(Stack):
     """Features h (B, dim) to z = W₂ relu(W₁ h), (B, out): where a contrastive loss compares. SimCLR, section 4.2.
 
