@@ -1,0 +1,102 @@
+"""A patch network at every pixel: the same numbers as patch by patch, or a refusal."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from adlearn import dense, nets
+
+
+def by_patch(net, images, p):
+    """The definition: cut the patch around every pixel, and run the network on all of them."""
+    padded = F.pad(images, (p // 2, p - 1 - p // 2) * 2, mode="reflect")
+    patches = padded.unfold(2, p, 1).unfold(3, p, 1).permute(0, 2, 3, 1, 4, 5)          # (B, H, W, C, p, p)
+    with torch.no_grad():
+        found = net(patches.reshape(-1, images.shape[1], p, p))
+    return found.view(len(images), *images.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("p", nets.PATCH_LAYERS)
+def test_the_published_networks_at_every_pixel(p):
+    torch.manual_seed(0)
+    net, images = nets.PatchNet(p, shrink=8), torch.rand(2, 3, 37, 40)
+    wanted = by_patch(net, images, p)
+    found = dense.dense_features(net, images, p)
+    assert found.shape == (2, 16, 37, 40)
+    assert (found - wanted).abs().max() < 1e-5
+    with torch.no_grad():
+        assert torch.equal(dense.dense_features(net, images, p), found)
+
+
+@st.composite
+def stacks(draw):
+    """A random network with its patch size, built from its single output backwards."""
+    layers, side, channels = [], 1, draw(st.integers(1, 3))
+    for _ in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(["convolution", "max", "average", "pointwise"]))
+        size, stride, dilation = (draw(st.integers(1, 3)) for _ in range(3))
+        before = draw(st.integers(1, 3))
+        if kind == "pointwise":
+            layers.append(draw(st.sampled_from([nn.ReLU(), nn.Tanh(), nn.PReLU(), nn.BatchNorm2d(channels).eval()])))
+            continue
+        if kind == "convolution":
+            layers.append(nn.Conv2d(before, channels, size, stride, dilation=dilation))
+            channels = before
+        elif kind == "max":
+            layers.append(nn.MaxPool2d(size, stride, dilation=dilation))
+        else:
+            dilation = 1
+            layers.append(nn.AvgPool2d(size, stride))
+        leftover = draw(st.integers(0, stride - 1))                 # at the patch's edge, that no window reaches
+        side = (side - 1) * stride + dilation * (size - 1) + 1 + leftover
+    return nn.Sequential(*reversed(layers)), side, channels
+
+
+@given(stacks(), st.integers(0, 2**31))
+def test_any_stack_at_every_pixel(stack, seed):
+    net, p, channels = stack
+    torch.manual_seed(seed)
+    for layer in net:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+    images = torch.rand(1, channels, p + 3, p + 2)
+    assert (dense.dense_features(net, images, p) - by_patch(net, images, p)).abs().max() < 1e-5
+
+
+def test_gradients_are_those_of_the_patches():
+    torch.manual_seed(0)
+    net, images = nets.PatchNet(33, shrink=8).double(), torch.rand(1, 3, 33, 33, dtype=torch.float64)
+    dense.dense_features(net, images, 33)[:, :, 16, 16].square().sum().backward()       # the one patch without a border
+    found = [weight.grad.clone() for weight in net.parameters()]
+    net.zero_grad()
+    net(images).square().sum().backward()
+    for a, weight in zip(found, net.parameters(), strict=True):
+        assert torch.allclose(a, weight.grad)
+
+
+@pytest.mark.parametrize(("net", "p", "message"), [
+    (nn.Sequential(nn.Conv2d(3, 2, 3, padding=1)), 3, "net.0, a Conv2d, pads the patch"),
+    (nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), 3, "net.0, a Conv2d, pads the patch"),
+    (nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))), 3, "net.0.1, a BatchNorm2d, is in training"),
+    (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Dropout()), 3, "net.1, a Dropout, is in training mode"),
+    (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), 2, "net.0, a MaxPool2d, lets windows reach"),
+    (nn.Sequential(nn.MaxPool2d(2, return_indices=True)), 2, "returns indices"),
+    (nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1)), 5, "net.1 is a AdaptiveAvgPool2d"),
+    (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Upsample(scale_factor=2)), 3, "net.1 is a Upsample"),
+    (nets.Encoder(channels=3), 32, "net is a Encoder"),
+    (nets.PatchNet(33), 41, "into one vector, and gives 3 × 3"),
+    (nets.PatchNet(33), 20, "patch_size must be larger than 20: net.6 looks at 2 pixels"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_not_exact_is_refused(net, p, message):
+    with pytest.raises(ValueError, match=message):
+        dense.dense_features(net, torch.rand(1, 3, 64, 64), p)
+
+
+def test_an_image_must_be_larger_than_the_border():
+    net = nets.PatchNet(33, shrink=8)
+    assert dense.dense_features(net, torch.rand(1, 3, 17, 17), 33).shape == (1, 16, 17, 17)
+    with pytest.raises(ValueError, match="images must be .* more than 16 pixels a side"):
+        dense.dense_features(net, torch.rand(1, 3, 16, 40), 33)
