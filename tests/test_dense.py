@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_patches():
     (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Upsample(scale_factor=2)), 3, "net.1 is a Upsample"),
     (nets.Encoder(channels=3), 32, "net is a Encoder"),
     (nets.PatchNet(33), 41, "into one vector, and gives 3 × 3"),
-    (nets.PatchNet(33), 20, "patch_size must be larger than 20: net.6 looks at 2 pixels"),
+    (nets.PatchNet(33), 20, "patch_size must be larger than 20: net.8 looks at 4 pixels"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_not_exact_is_refused(net, p, message):
     with pytest.raises(ValueError, match=message):
