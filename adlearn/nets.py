@@ -179,6 +179,7 @@ class PatchNet(Stack):
                 continue
             kernel, after = entry[0], entry[1] // shrink
             layers += [nn.Conv2d(before, after, kernel), nn.LeakyReLU(5e-3)]
+            nn.init.kaiming_normal_(layers[-2].weight, a=5e-3)          # nothing in between would mend a poor scale
             before = after
         super().__init__(*layers[:-1])
         self.patch_size, self.stride, self.dim = patch_size, 2 ** plan.count(None), before

@@ -102,7 +102,7 @@ def distil_teacher(
             value = value + metric * metric_learning(said, teacher(moved(batch)).flatten(1).float(), said.roll(1, 0))
         return value
 
-    return training.train(both, loss, patches, targets, epochs=epochs, batch_size=batch_size, cosine=False,
+    return training.train(both, loss, patches, targets, epochs=epochs, batch_size=batch_size,
                           optimizer=training.Adam(both.parameters(), lr=lr, weight_decay=1e-5), checkpoint=checkpoint,
                           callback=callback and (lambda epoch, _: callback(epoch, teacher)))
 
