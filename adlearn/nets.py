@@ -152,7 +152,7 @@ PATCH_LAYERS = {
 
 
 class PatchNet(Stack):
-    """Patches (B, channels, p, p) to descriptors (B, dim, 1, 1); of larger images every `stride`-th patch's.
+    """Patches (B, 3, p, p) to descriptors (B, dim, 1, 1); of larger images every `stride`-th patch's.
 
     The teachers and students of Bergmann et al., "Uninformed Students", 2020; `dense.dense_features` gives the
     descriptors of all pixels. No padding, leaky ReLU of slope 0.005 between the convolutions and none at the end.
@@ -160,19 +160,17 @@ class PatchNet(Stack):
 
     Args:
         patch_size: p, 17, 33 or 65.
-        channels: of the images.
-        shrink: all widths are the published ones over this number.
+        shrink: all widths are the published ones over this number, 1, 2, 4 or 8.
 
     Attributes:
         stride: pixels between the patches that the network visits by itself.
         dim: of the descriptors, 128 over `shrink`.
     """
 
-    def __init__(self, patch_size: int, *, channels: int = 3, shrink: int = 1):
+    def __init__(self, patch_size: int, *, shrink: int = 1):
         plan = PATCH_LAYERS[checks.choice(patch_size, PATCH_LAYERS, "patch_size")]
-        before, layers = checks.positive_int(channels, "channels"), []
-        if checks.positive_int(shrink, "shrink") not in (1, 2, 4, 8):
-            raise ValueError(f"shrink must divide the widths, 1, 2, 4 or 8, got {shrink}")
+        before, layers = 3, []
+        checks.choice(shrink, (1, 2, 4, 8), "shrink")
         for entry in plan:
             if entry is None:
                 layers.append(nn.MaxPool2d(2))
@@ -182,7 +180,7 @@ class PatchNet(Stack):
             nn.init.kaiming_normal_(layers[-2].weight, a=5e-3)          # nothing in between would mend a poor scale
             before = after
         super().__init__(*layers[:-1])
-        self.patch_size, self.stride, self.dim = patch_size, 2 ** plan.count(None), before
+        self.patch_size, self.shrink, self.stride, self.dim = patch_size, shrink, 2 ** plan.count(None), before
 
 
 class ProjectionHead(Stack):

@@ -23,6 +23,7 @@ _HOMES = {
     "CSI": "adlearn.methods.csi",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",
+    "UninformedStudents": "adlearn.methods.students",
 }
 
 __all__ = list(_HOMES)

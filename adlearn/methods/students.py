@@ -23,6 +23,7 @@ Latent Embeddings", 2020. What teachers are trained on: generic images, never th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import ClassVar, Self
 
@@ -30,11 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import checks, dense, runtime, training
+from adlearn import backbones, checks, dense, runtime, training
 from adlearn.data.folder import as_images
 from adlearn.detector import Trained
 from adlearn.nets import PATCH_LAYERS, PatchNet
 
+NARROWER = (1, 4)                   # what the widths of the shipped teachers are the published ones over
+GRID = 32                           # pixels a side that a student learns from in each image of a step
 
 # The teacher --------------------------------------------------------------------------------------------------
 
@@ -115,6 +118,17 @@ def moved(patches: Tensor) -> Tensor:
     return (shifted + 0.1 * torch.randn_like(shifted)).clamp(0, 1)
 
 
+def load_teacher(patch_size: int, shrink: int = 1) -> PatchNet:
+    """The teacher that this package ships for a patch size, 17, 33 or 65, with the published widths over `shrink`.
+
+    `adlearn.pretrain` made it, from photographs, textures and drawn parts; ``backbones.shipped(name)[1]`` tells how.
+    """
+    narrow = "_narrow" if checks.choice(shrink, NARROWER, "shrink") > 1 else ""
+    teacher = PatchNet(checks.choice(patch_size, PATCH_LAYERS, "patch_size"), shrink=shrink)
+    teacher.load_state_dict(backbones.shipped(f"teacher_{patch_size}{narrow}")[0])
+    return teacher.eval()
+
+
 # The students -------------------------------------------------------------------------------------------------
 
 
@@ -139,8 +153,9 @@ class Scale(nn.Module):
         """The mean over students and over the pixels of a grid at a random place, of images (B, C, H, W)."""
         before, after = self.patch_size // 2, self.patch_size - 1 - self.patch_size // 2
         padded = F.pad(images, (before, after, before, after), mode="reflect")
-        down, across = torch.randint(self.stride, (2,)).tolist()
-        grid = padded[:, :, down:, across:].contiguous(memory_format=torch.channels_last)
+        reach = self.stride * (GRID - 1) + self.patch_size                      # pixels that a whole grid looks at
+        down, across = (torch.randint(max(self.stride, length - reach + 1), ()) for length in padded.shape[2:])
+        grid = padded[:, :, down:down + reach, across:across + reach].contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             wanted = (self.teacher(grid) - self.mean) / self.deviation                  # (B, D, h, w)
         return sum((student(grid) - wanted).square().sum(1).mean() for student in self.students) / len(self.students)
@@ -150,12 +165,33 @@ class Scale(nn.Module):
         return (dense.dense_features(self.teacher, images, self.patch_size).float() - self.mean) / self.deviation
 
     def errors(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """e and v of every pixel, (B, H, W) each."""
-        wanted, mean, squares = self.descriptors(images), 0, 0
+        """e and v of every pixel, (B, H, W) each; image by image, since descriptors of all pixels are many numbers."""
+        found = [self._errors(image) for image in images.split(1)]
+        return torch.cat([e for e, _ in found]), torch.cat([v for _, v in found])
+
+    def _errors(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        wanted, mean, squares = self.descriptors(image), 0.0, 0.0
         for student in self.students:
-            said = dense.dense_features(student, images, self.patch_size).float()
+            said = dense.dense_features(student, image, self.patch_size).float()                    # (1, D, H, W)
             mean, squares = mean + said / len(self.students), squares + said.square().sum(1) / len(self.students)
-        return (mean - wanted).square().sum(1), (squares - mean.square().sum(1)).clamp(min=0)
+        return (mean - wanted).square().sum(1), (squares - mean.square().sum(1)).clamp(min=0)       # (1, H, W) each
+
+    def standardise_targets(self, images: Tensor) -> None:
+        """Take μ and σ from the teacher's descriptors of all pixels of all images."""
+        total, squares, count = 0.0, 0.0, 0
+        for image in images.to(self.mean.device).split(1):
+            with torch.no_grad():
+                said = dense.dense_features(self.teacher, image, self.patch_size)[0].double().flatten(1)      # (D, HW)
+            total, squares, count = total + said.sum(1), squares + said.square().sum(1), count + said.shape[1]
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+        self.mean, self.deviation = mean.float()[:, None, None], deviation.float()[:, None, None]
+
+    @torch.no_grad()
+    def standardise_errors(self, images: Tensor) -> None:
+        """Take the means and deviations of e and v from all pixels of images that the students have not learnt."""
+        for name, values in zip(("of_e", "of_v"), self.errors(images), strict=True):
+            setattr(self, name, torch.stack([values.mean(), values.std().clamp(min=1e-12)]))
 
     def map(self, images: Tensor) -> Tensor:
         """e and v, standardised and added, (B, H, W)."""
@@ -171,11 +207,81 @@ class UninformedStudents(Trained):
         students: M, two or more at each scale.
         size: side that images are resized to; None leaves it to the profile.
         shrink: the networks' widths are the published ones over this number; None leaves it to the profile.
-        teachers: networks of one's own, one a patch size, in place of the shipped ones.
+        teachers: networks of one's own, see `distil_teacher`, in place of the shipped ones of `patch_sizes`.
 
     Attributes:
         scales: one `Scale` a patch size.
     """
 
-    training_steps: ClassVar = {"quick": 150, "gpu": 2000, "paper": 15_000}
-    batch_sizes: ClassVar = {"quick": 2, "gpu": 4, "paper": 1}
+    training_steps: ClassVar = {"quick": 150, "gpu": 4000, "paper": 20_000}
+    batch_sizes: ClassVar = {"quick": 4, "gpu": 8, "paper": 2}
+    rates: ClassVar = {"quick": 1e-3, "gpu": 3e-4, "paper": 1e-4}
+
+    def __init__(self, *, patch_sizes: tuple[int, ...] = (17, 33, 65), students: int = 3, size: int | None = None,
+                 shrink: int | None = None, teachers: list[PatchNet] | None = None):
+        super().__init__()
+        self.students = checks.positive_int(students, "students", 2)
+        self.size = runtime.pick(quick=128, gpu=256) if size is None else checks.positive_int(size, "size", 64)
+        self.shrink = runtime.pick(quick=4, gpu=1) if shrink is None else checks.choice(shrink, NARROWER, "shrink")
+        self.patch_sizes = tuple(checks.choice(patch_size, PATCH_LAYERS, "patch_sizes") for patch_size in patch_sizes)
+        if not self.patch_sizes or len(set(self.patch_sizes)) < len(self.patch_sizes):
+            raise ValueError(f"patch_sizes must name at least one size and none of them twice, got {patch_sizes!r}")
+        self.__dict__["teachers"] = None if teachers is None else nn.ModuleList(teachers)     # copied, never changed
+
+    def build(self, channels: int, side: int) -> None:
+        teachers = self.teachers or [load_teacher(patch_size, self.shrink) for patch_size in self.patch_sizes]
+        self.scales = nn.ModuleList(
+            Scale(copy.deepcopy(teacher), [PatchNet(teacher.patch_size, shrink=teacher.shrink)
+                                           for _ in range(self.students)]) for teacher in teachers)
+
+    def side_of(self, images: Tensor) -> int:
+        super().side_of(images)
+        return self.size
+
+    def fit(self, images, *, held_out=None, epochs: int | None = None, batch_size: int | None = None,
+            lr: float | None = None, callback: Callable[[int, Self], None] | None = None) -> Self:
+        """Teach the students with Adam, then see how far they are off on normal images that they have not seen.
+
+        Args:
+            images: see `Detector.score`; square.
+            held_out: normal images, of which e and v are standardised; None keeps every tenth of `images` for it.
+            epochs: None takes as many as give the profile's number of steps.
+            batch_size, lr: None takes the profile's.
+            callback: called with (epoch, detector) after each epoch and, with 0, before the first step; e and v are
+                not standardised yet.
+
+        Raises:
+            ValueError: images that are not square, or too few.
+        """
+        images, held_out = as_images(images)[:], held_out if held_out is None else as_images(held_out)[:]
+        batch_size = runtime.pick(**self.batch_sizes) if batch_size is None else batch_size
+        new = self.afresh(images)
+        if held_out is None:
+            every = torch.arange(len(images)) % 10 == 0
+            images, held_out = images[~every], images[every]
+        images = training.collect(new.seen, images)                                     # (N, 3, size, size)
+        where = training.device_of(new)
+        for scale in new.scales:
+            scale.standardise_targets(images)
+        training.train(new, lambda batch: sum(scale.loss(batch) for scale in new.scales) / len(new.scales), images,
+                       epochs=self.epochs(epochs, len(images), batch_size, self.training_steps), batch_size=batch_size,
+                       optimizer=training.Adam(new.scales.parameters(), weight_decay=1e-5,
+                                               lr=runtime.pick(**self.rates) if lr is None else lr),
+                       callback=callback, history=new.losses_)
+        for scale in new.scales:
+            scale.standardise_errors(new.seen(held_out.to(where)))
+        return self.take(new)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images as the networks see them, (B, 3, size, size)."""
+        return self.fitting(images).expand(-1, 3, -1, -1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The teachers' standardised descriptors, the mean over all pixels, (B, D)."""
+        images = self.seen(images)
+        return torch.cat([scale.descriptors(images).mean((2, 3)) for scale in self.scales], dim=1)
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        seen = self.seen(images)
+        maps = sum(scale.map(seen) for scale in self.scales)[:, None] / len(self.scales)
+        return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]        # (B, H, W)
