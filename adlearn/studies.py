@@ -11,18 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import augment, data, losses, metrics, runtime, training
+from adlearn import augment, data, losses, metrics, neighbors, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector, Trained
-from adlearn.methods import CSI, GOAD, TwoStage, csi, metric_learning, simclr
+from adlearn.methods import CSI, GOAD, TwoStage, csi, distillation, metric_learning, simclr
 from adlearn.methods.two_stage import CLASSIFIERS
-from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
+from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead, ResNet
 
 WIDTHS = (32, 64, 128, 128)
 FIRST_SEED = 100                                # of the images; the chapters use small seeds
@@ -306,6 +308,152 @@ def one_of(shift: str, images: Tensor) -> Tensor:
     return copies[drawn, torch.arange(len(images), device=images.device)]
 
 
+# Chapter 14: what a teacher's answers are worth ---------------------------------------------------------------
+
+KNOWN = 8                                       # kinds that are taught; the other two are the anomalies
+NARROW = (8, 16, 16, 16)                        # widths of the student that is to be small
+LESSONS = 480                                   # steps of every training in "compression"
+LOOKS = augment.Compose(augment.ColorJitter(0.4, 0.4, 0.4, 0.5, p=1.0),
+                        augment.RandomResizedCrop(scale=(0.7, 1.0), ratio=(0.9, 1.1)))
+
+
+class Lesson(NamedTuple):
+    """Images of the known kinds, of which a share has labels, and the test images of all kinds."""
+
+    images: Tensor
+    labels: Tensor
+    unlabelled: Tensor
+    hidden: Tensor                              # the labels of `unlabelled`
+    test: Tensor
+    test_labels: Tensor
+
+    @property
+    def all(self) -> Tensor:
+        return torch.cat([self.images, self.unlabelled])
+
+
+def lesson(parts: Labelled, seed: int, share: float = 1 / 6) -> Lesson:
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
+    kinds = [order[parts.train_labels[order] == c] for c in range(KNOWN)]
+    few = round(share * len(kinds[0]))
+    known, other = torch.cat([kind[:few] for kind in kinds]), torch.cat([kind[few:] for kind in kinds])
+    return Lesson(parts.train[known], parts.train_labels[known], parts.train[other], parts.train_labels[other],
+                  parts.test, parts.test_labels)
+
+
+def pupil(seed: int, encoder: Callable[[], nn.Module]) -> metric_learning.Classifier:
+    """A network with the first weights that every case of a seed gives to one of this shape."""
+    runtime.seed(seed)
+    return metric_learning.Classifier(encoder(), KNOWN).to(runtime.device())
+
+
+def taught(net: nn.Module, images: Tensor, labels: Tensor, **options) -> nn.Module:
+    """Cross entropy on labels, every image looked at anew each time."""
+    training.train(net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), images, labels,
+                   batch_size=BATCH, **options)
+    return net
+
+
+def by_lesson(net: metric_learning.Classifier, given: Lesson, *, probe: bool = False) -> dict[str, float]:
+    """Accuracy on the known kinds, by a linear probe on the labelled images if asked, and AUROC of the other kinds by
+    the distance of unit features to the five nearest training images."""
+    where, known = runtime.device(), given.test_labels < KNOWN
+    train, test = (training.collect(net.embed, part, batch_size=256, device=where) for part in (given.all, given.test))
+    if probe:
+        share = metrics.linear_probe(train[:len(given.labels)], given.labels, test[known], given.test_labels[known])
+    else:
+        said = training.collect(net, given.test[known], batch_size=256, device=where).argmax(1)
+        share = (said == given.test_labels[known]).double().mean().item()
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    return {"accuracy": share, "auroc_unseen": metrics.auroc(~known, neighbors.knn(test, train, 5)[0].mean(1))}
+
+
+@cache
+def wide_teacher(seed: int) -> metric_learning.Classifier:
+    """The teacher of "compression": fifteen times the student's work for an image, taught on the labelled images."""
+    given = lesson(images(seed), seed)
+    return taught(pupil(seed, lambda: Encoder(channels=3, widths=WIDTHS)), given.images, given.labels, lr=3e-3,
+                  epochs=training.passes(len(given.labels), BATCH, LESSONS))
+
+
+def compression(way: str, temperature: float = 1.0) -> Case:
+    """A narrow student after 480 steps on labels, on its teacher's answers, or on its teacher's features."""
+    def case(seed: int):
+        given, teacher = lesson(images(seed), seed), wide_teacher(seed)
+        student = pupil(seed, lambda: Encoder(channels=3, widths=NARROW))
+
+        def shared(count: int) -> dict[str, float]:
+            return {"epochs": training.passes(count, BATCH, LESSONS), "lr": 5e-3}
+
+        def said() -> Tensor:
+            return training.collect(teacher, given.all, batch_size=256, device=runtime.device()).argmax(1)
+
+        few, many = shared(len(given.labels)), shared(len(given.all))
+        ways = {
+            "untrained": lambda: student.eval(),
+            "labels": lambda: taught(student, given.images, given.labels, **few),
+            "all labels": lambda: taught(student, given.all, torch.cat([given.labels, given.hidden]), **many),
+            "hard": lambda: taught(student, given.all, said(), **many),
+            "soft": lambda: distillation.distil(student, teacher, given.all, temperature=temperature, augment=LOOKS,
+                                                batch_size=BATCH, **many),
+            "soft, few": lambda: distillation.distil(student, teacher, given.images, temperature=temperature,
+                                                     augment=LOOKS, batch_size=BATCH, **few),
+            "features": lambda: distillation.distil_features(student.encoder, teacher.encoder, given.all,
+                                                             augment=LOOKS, batch_size=BATCH, **many),
+        }
+        if way == "teacher":
+            return timed(lambda: teacher, lambda net: by_lesson(net, given))
+        return timed(ways[way], lambda _: by_lesson(student, given, probe=way in ("features", "untrained")))
+    return case
+
+
+def folded(widths: tuple[int, ...]) -> nn.Sequential:
+    """A residual network that sees squares of 2 × 2 pixels as 12 channels, for a quarter of the work."""
+    net = nn.Sequential(nn.PixelUnshuffle(2), ResNet(channels=12, widths=widths, blocks=1))
+    net.dim = widths[-1]
+    return net
+
+
+SIZES = {"small": (8, 16, 32), "large": (16, 32, 64)}
+ROUNDS = 12                                     # epochs over the unlabelled images, 64 and as many labelled in a batch
+
+
+@cache
+def by_labels(seed: int, size: str) -> metric_learning.Classifier:
+    """A residual network after as many steps on the labelled images as a noisy student takes."""
+    given = lesson(images(seed), seed)
+    return residual(seed, size, lambda net: training.train(
+        net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), given.images, given.labels, batch_size=64,
+        epochs=training.passes(len(given.labels), 64, ROUNDS * len(training.Shuffled(len(given.unlabelled), 64))),
+        lr=5e-3))
+
+
+@cache
+def by_teacher(seed: int, size: str, noise: str, teacher: str) -> metric_learning.Classifier:
+    """A student of the small network that learnt from labels, of the large one, or of the small one's noisy student."""
+    given = lesson(images(seed), seed)
+    asked = (by_teacher(seed, size="large", noise="changed images", teacher="small") if teacher == "student" else
+             by_labels(seed, size=teacher))
+    return residual(seed, size, lambda net: distillation.noisy_student(
+        net, asked, given.images, given.labels, given.unlabelled, noise=_as_they_are if noise == "none" else LOOKS,
+        epochs=ROUNDS, batch_size=64, lr=5e-3), noisy=noise == "changed images and network")
+
+
+def residual(seed: int, size: str, learn: Callable[[nn.Module], object], *, noisy: bool = False):
+    net = pupil(seed, lambda: folded(SIZES[size]))
+    learn(distillation.add_noise(net, dropout=0.2, depth=0.1) if noisy else net)
+    return net
+
+
+def noisy(make: Callable[[int], metric_learning.Classifier]) -> Case:
+    """A residual network that learnt from few labels, or from them and a teacher's answers to unlabelled images."""
+    return lambda seed: timed(lambda: make(seed), lambda net: by_lesson(net, lesson(images(seed), seed)))
+
+
+def _as_they_are(batch: Tensor) -> Tensor:
+    return batch
+
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -372,5 +520,26 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
             (f"{normal}, no shift", shifted(normal, None)),
             *((f"{normal}, {shift} as {role}", shifted(normal, shift, role))
               for shift in SHIFTS for role in ("positive", "shift")))
+    }),
+    ("distillation", "compression"): ("parts", {
+        "teacher": compression("teacher"),
+        "student, untrained": compression("untrained"),
+        "few labels": compression("labels"),
+        "all labels": compression("all labels"),
+        "hard answers": compression("hard"),
+        **{f"soft answers, T = {t}": compression("soft", t) for t in (1, 2, 4, 16)},
+        "soft answers, T = 1, labelled images": compression("soft, few"),
+        "features": compression("features"),
+    }),
+    ("distillation", "noisy_student"): ("parts", {
+        **{f"{size}, few labels": noisy(partial(by_labels, size=size)) for size in SIZES},
+        **{f"{size}, {name}": noisy(partial(by_teacher, size=size, noise=noise, teacher="small"))
+           for size in SIZES for name, noise in (("no noise", "none"), ("noise", "changed images"))},
+        "large, noise and dropout": noisy(partial(by_teacher, size="large", noise="changed images and network",
+                                                  teacher="small")),
+        "large, noise, second round": noisy(partial(by_teacher, size="large", noise="changed images",
+                                                    teacher="student")),
+        "large, noise, large teacher": noisy(partial(by_teacher, size="large", noise="changed images",
+                                                     teacher="large")),
     }),
 }
