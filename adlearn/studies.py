@@ -415,7 +415,7 @@ def folded(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 SIZES = {"small": (8, 16, 32), "large": (16, 32, 64)}
-ROUNDS = 12                                     # epochs over the unlabelled images, 64 and as many labelled in a batch
+ROUNDS = 8                                      # epochs over the unlabelled images, 64 and as many labelled in a batch
 
 
 @cache
