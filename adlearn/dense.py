@@ -9,8 +9,8 @@ where the patch would have put them, farther apart by the factor of the stride (
 Nothing is approximated: a patch's own numbers are all there, on the grid that begins at its corner.
 
 Bailer, Habtegebrial, Varanasi and Stricker, "Fast Feature Extraction with CNNs with Pooling Layers", 2017, do the same
-by pooling all shifted copies of the image and interleaving what comes out; Bergmann et al., "Uninformed Students", 2020,
-use it for their teachers.
+by pooling all shifted copies of the image and interleaving what comes out; Bergmann et al., "Uninformed Students",
+2020, use it for their teachers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ QUIET = (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)                          # po
 
 
 def dense_features(net: nn.Module, images: Tensor, patch_size: int) -> Tensor:
-    """`net` of the patch around every pixel, (B, D, H, W): at pixel (r, c) of the rows r − p//2 to r − p//2 + p − 1 and
-    of the same columns, p = `patch_size`, of the image whose border is reflected.
+    """`net` of the patch around every pixel, (B, D, H, W).
+
+    At pixel (r, c) that is of rows r − p//2 to r − p//2 + p − 1, and the same columns, with p = `patch_size`, of the
+    image with its border reflected.
 
     Differentiable in the weights and the images. Without gradients it takes image after image, so that its memory is
     that of one.
@@ -93,7 +95,8 @@ def _layers(net: nn.Module, name: str = "net") -> Iterator[tuple[str, nn.Module]
         raise ValueError(f"{name}, a {type(net).__name__}, pads the patch, and around a pixel of an image there is no "
                          f"padding: set padding=0, got {net.padding!r}")
     if getattr(net, "ceil_mode", False):
-        raise ValueError(f"{name}, a {type(net).__name__}, lets windows reach over the patch's edge: set ceil_mode=False")
+        raise ValueError(f"{name}, a {type(net).__name__}, lets windows reach over the patch's edge: "
+                         "set ceil_mode=False")
     if getattr(net, "return_indices", False):
         raise ValueError(f"{name}, a MaxPool2d, returns indices as well: set return_indices=False")
     yield name, net

@@ -142,8 +142,8 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
 
 
-# The layers of Bergmann et al. by patch size: kernel and width of a convolution, None for a max-pooling by 2. Printed are
-# a kernel of 5 in the first layer for 17 and of 3 in the fourth for 65, which would not end in one vector.
+# The layers of Bergmann et al. by patch size: kernel and width of a convolution, None for a max-pooling by 2. Printed
+# are a kernel of 5 in the first layer for 17 and of 3 in the fourth for 65, which would not end in one vector.
 PATCH_LAYERS = {
     17: ((6, 128), (5, 256), (5, 256), (4, 128)),
     33: ((5, 128), None, (5, 256), None, (2, 256), (4, 128)),

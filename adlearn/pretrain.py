@@ -1,7 +1,7 @@
 """How the weights that this package ships are made: ``python -m adlearn.pretrain teacher_33``, or ``all``.
 
-A teacher of Uninformed Students learns to say of a patch what a network trained on ImageNet says of it. Its patches show
-things of all kinds and never what is to be inspected:
+A teacher of Uninformed Students learns to say of a patch what a network trained on ImageNet says of it. Its patches
+show things of all kinds and never what is to be inspected:
 
     photographs    that come with scikit-image, in the public domain or free to use
     textures       and parts, drawn by `adlearn.data.parts`
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adlearn import augment, backbones, cache, results, runtime, training
+from adlearn import augment, backbones, runtime, training
 from adlearn.data import paint
 from adlearn.data.parts import CLASSES, background, whole
 from adlearn.methods import students

@@ -98,5 +98,5 @@ def test_what_is_not_exact_is_refused(net, p, message):
 def test_an_image_must_be_larger_than_the_border():
     net = nets.PatchNet(33, shrink=8)
     assert dense.dense_features(net, torch.rand(1, 3, 17, 17), 33).shape == (1, 16, 17, 17)
-    with pytest.raises(ValueError, match="images must be .* more than 16 pixels a side"):
+    with pytest.raises(ValueError, match=r"images must be .* more than 16 pixels a side"):
         dense.dense_features(net, torch.rand(1, 3, 16, 40), 33)

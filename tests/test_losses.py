@@ -421,3 +421,73 @@ def test_pairs_must_be_pairs():
         losses.n_pair_of_classes(z[:3], torch.tensor([1, 1, 0]))
     with pytest.raises(ValueError, match="twice"):
         losses.random_triplet(z, torch.arange(4))
+
+
+# Distillation --------------------------------------------------------------------------------------------------
+
+
+def slow_distillation(student, teacher, labels, T, alpha):
+    def softmax(values):
+        powers = [math.exp(value) for value in values]
+        return [power / sum(powers) for power in powers]
+
+    total = 0.0
+    for s, t, y in zip(student.tolist(), teacher.tolist(), labels, strict=True):
+        p, q = softmax([v / T for v in t]), softmax([v / T for v in s])
+        soft = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        hard = 0.0 if y is None else -math.log(softmax(s)[y])
+        total += alpha * T ** 2 * soft + (1 - alpha) * hard
+    return total / len(student)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_knowledge_distillation_equals_loops(temperature):
+    student, teacher, labels = rows(9, 4, 1), rows(9, 4, 2), LABELS
+    for alpha in (0.0, 0.3, 1.0):
+        found = losses.knowledge_distillation(student, teacher, labels, temperature=temperature, alpha=alpha)
+        expected = slow_distillation(student, teacher, labels.tolist(), temperature, alpha)
+        torch.testing.assert_close(found.item(), expected, rtol=1e-10, atol=1e-12)
+    alone = losses.knowledge_distillation(student, teacher, temperature=temperature, alpha=0.3)
+    torch.testing.assert_close(alone.item(), slow_distillation(student, teacher, [None] * 9, temperature, 1.0))
+
+
+def test_a_student_that_says_the_same_has_nothing_to_learn():
+    teacher = rows(9, 4)
+    assert losses.knowledge_distillation(teacher + 3, teacher).item() == pytest.approx(0, abs=1e-12)     # softmax's own
+    assert losses.knowledge_distillation(-teacher, teacher).item() > 0.1
+
+
+def test_the_direction_is_from_teacher_to_student():
+    """Where the teacher puts weight the student must; the other direction would be a larger or a smaller number."""
+    teacher, student = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[0.0, 2.0, 0.0]])
+    p, q = teacher.softmax(1), student.softmax(1)
+    found = losses.knowledge_distillation(student, teacher, temperature=1.0)
+    torch.testing.assert_close(found, (p * (p / q).log()).sum())
+    assert abs(found - (q * (q / p).log()).sum()) > 0.1
+
+
+def test_gradients_keep_their_length_when_the_temperature_rises():
+    """At a high temperature they are those of the distance of centred logits, (s − t) / K; the teacher has none."""
+    teacher = rows(9, 4, 2).requires_grad_()
+    for temperature, tolerance in ((50.0, 0.1), (1000.0, 0.005)):
+        student = rows(9, 4, 1).requires_grad_()
+        losses.knowledge_distillation(student, teacher, temperature=temperature).backward()
+        centred = (student - teacher).detach()
+        centred = (centred - centred.mean(1, keepdim=True)) / 4 / 9
+        torch.testing.assert_close(student.grad, centred, rtol=tolerance, atol=tolerance * centred.abs().max().item())
+    assert teacher.grad is None
+
+
+def test_distillation_takes_half_precision_and_large_logits():
+    student = (100 * rows(9, 4, 1, torch.float32)).half().requires_grad_()
+    losses.knowledge_distillation(student, (100 * rows(9, 4, 2, torch.float32)).half(), LABELS % 4).backward()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    ({"teacher_logits": rows(9, 3)}, "teacher_logits"), ({"labels": torch.arange(9)}, "labels"),
+    ({"temperature": 0.0}, "temperature"), ({"alpha": 1.5}, "alpha"), ({"labels": LABELS[:5]}, "labels")])
+def test_distillation_refuses(change, word):
+    given = {"student_logits": rows(9, 4), "teacher_logits": rows(9, 4, 1), "labels": LABELS, **change}
+    with pytest.raises(ValueError, match=word):
+        losses.knowledge_distillation(**given)

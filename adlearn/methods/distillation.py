@@ -1,14 +1,14 @@
 """Knowledge distillation: a student learns what a teacher says, not only which class it names.
 
-A teacher's logits t hold more than its answer: that a key looks a little like a wrench, and nothing like a gear. Softened
-by a temperature T they are the student's target, beside the labels y if there are any:
+A teacher's logits t hold more than its answer: that a key looks a little like a wrench, and nothing like a gear.
+Softened by a temperature T they are the student's target, beside the labels y if there are any:
 
     L = (1 − α) CE(y, softmax(s)) + α T² KL(softmax(t / T) ‖ softmax(s / T))          losses.knowledge_distillation
 
 What a teacher has seen in an image can be taught too, its features h: |W h_s − (h_t − μ) / σ|², with a linear W that is
 thrown away. Two purposes:
 
-    compression     a student smaller than its teacher, on the teacher's images                `distil`, `distil_features`
+    compression     a student smaller than its teacher, on the teacher's images             `distil`, `distil_features`
     noisy student   a student as large or larger, on images without labels, whose way is made hard by augmentation,
                     dropout and stochastic depth, while the teacher that names them sees them clean     `noisy_student`
 
@@ -183,8 +183,8 @@ def add_noise(classifier: nn.Module, *, dropout: float = 0.5, depth: float = 0.2
     """
     blocks = [block for block in classifier.encoder.modules() if hasattr(block, "residual")]
     if not blocks:
-        raise ValueError(f"classifier must have an encoder of residual blocks, got {type(classifier.encoder).__name__}: "
-                         "take adlearn.nets.ResNet")
+        raise ValueError("classifier must have an encoder of residual blocks, got "
+                         f"{type(classifier.encoder).__name__}: take adlearn.nets.ResNet")
     for number, block in enumerate(blocks, start=1):
         block.residual = nn.Sequential(block.residual, StochasticDepth(depth * number / len(blocks)))
     classifier.linear = nn.Sequential(nn.Dropout(checks.within(dropout, 0, 1, "dropout")), classifier.linear)

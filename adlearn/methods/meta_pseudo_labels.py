@@ -7,9 +7,10 @@ student S takes one step on them, and the teacher learns from how much that step
     feedback   h = η ∇CE(y, S(x; θ'))ᵀ g  ≈  CE(y, S(x; θ)) − CE(y, S(x; θ'))
     teacher    descends   h · CE(ŷ, T(u)) + CE(y, T(x)) + λ UDA(u)
 
-A helpful step, h above 0, makes the teacher surer of the labels that it drew, a harmful one less sure. The draw matters:
-with soft labels, T's own softmax held fixed, the gradient of CE(ŷ, T(u)) in the logits is softmax − softmax = 0, and
-the teacher hears nothing. The student never sees the labelled images; in the end it is fine-tuned on them.
+A helpful step, h above 0, makes the teacher surer of the labels that it drew, a harmful one less sure. The draw
+matters: with soft labels, T's own softmax held fixed, the gradient of CE(ŷ, T(u)) in the logits is
+softmax − softmax = 0, and the teacher hears nothing. The student never sees the labelled images; in the end it is
+fine-tuned on them.
 
 Departures: the authors' released code takes CE(θ') − CE(θ), the opposite sign, and soft labels, so that its feedback
 vanishes; see the discussion in chapter 15.
@@ -20,7 +21,8 @@ Consistency Training", 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 
 from adlearn import checks, runtime, training
 
+Change = Callable[[Tensor], Tensor]
 FEEDBACK = ("difference", "product", "none")
 
 
@@ -44,7 +47,7 @@ class History:
 
 def step_of_student(
     student: nn.Module, inputs: Tensor, drawn: Tensor, labelled: Tensor, labels: Tensor, *,
-    optimizer: torch.optim.Optimizer, feedback: str = "difference"
+    optimizer: torch.optim.Optimizer, feedback: str = "difference", smoothing: float = 0.0
 ) -> tuple[float, float, Tensor]:
     """One step on pseudo labels: the loss on them, that on labelled images after the step, and the feedback h.
 
@@ -56,7 +59,7 @@ def step_of_student(
     """
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     before = _on(student, labelled, labels) if feedback == "difference" else None
-    loss = F.cross_entropy(student(inputs), drawn)
+    loss = F.cross_entropy(student(inputs), drawn, label_smoothing=smoothing)
     gradients = torch.autograd.grad(loss, weights)
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient
@@ -67,6 +70,10 @@ def step_of_student(
         return loss.detach(), after.detach(), optimizer.param_groups[0]["lr"] * sum((a * b).sum() for a, b in both)
     after = _on(student, labelled, labels)
     return loss.detach(), after, (before - after if feedback == "difference" else torch.zeros_like(after))
+
+
+def _unchanged(inputs: Tensor) -> Tensor:
+    return inputs
 
 
 @torch.no_grad()
@@ -85,21 +92,100 @@ def uda(weak_logits: Tensor, strong_logits: Tensor, *, temperature: float = 0.7,
 def learn(
     teacher: nn.Module,
     student: nn.Module,
-    labelled: Tensor,
+    images: Tensor,
     labels: Tensor,
     unlabelled: Tensor,
     *,
-    steps: int,
-    batch_size: int = 64,
-    lr: float = 0.1,
-    lr_teacher: float | None = None,
-    momentum: float = 0.0,
     feedback: str = "difference",
-    baseline: float = 0.0,
+    baseline: float = 0.99,
     uda_weight: float = 0.0,
-    weak: Callable[[Tensor], Tensor] | None = None,
-    strong: Callable[[Tensor], Tensor] | None = None,
-    every: int = 0,
+    uda_ramp: int = 1,
+    weak: Change = _unchanged,
+    strong: Change = _unchanged,
+    smoothing: float = 0.0,
+    steps: int,
+    batch_size: int = 128,
+    lr: float = 0.05,
+    teacher_lr: float | None = None,
+    momentum: float = 0.0,
+    every: int = 100,
     callback: Callable[[int, nn.Module, nn.Module], None] | None = None,
 ) -> History:
-    ...
+    """Train teacher and student together; both end in evaluation mode, the student not fine-tuned yet.
+
+    Args:
+        teacher, student: inputs (B, ...) to logits (B, K), with weights of their own.
+        images, labels: (N, ...) and (N,) whole numbers below K; of more than `batch_size` a step takes that many.
+        unlabelled: (M, ...), of which a step takes `batch_size`.
+        feedback: "difference", "product" or "none", see `step_of_student`. Without feedback the teacher still learns
+            from the labels and by UDA.
+        baseline: decay of the moving mean that is taken off h, in [0, 1); 0 takes nothing off.
+        uda_weight, uda_ramp: λ, and the steps over which it rises to that.
+        weak, strong: how the teacher sees an input for UDA; what the student sees is the strong one.
+        smoothing: of the labels that the student is given.
+        steps, batch_size: of both.
+        lr, teacher_lr, momentum: of stochastic gradient descent, along half a cosine; None takes the student's.
+        every, callback: called with (step, teacher, student), both in evaluation mode, before the first step, then
+            each so many steps, and after the last.
+
+    Raises:
+        ValueError: labels that do not fit; networks that share weights; a loss that is not finite.
+    """
+    labels = checks.classes(labels, len(images))
+    checks.choice(feedback, FEEDBACK, "feedback")
+    checks.positive_int(steps, "steps")
+    if {id(weight) for weight in teacher.parameters()} & {id(weight) for weight in student.parameters()}:
+        raise ValueError("student must not share weights with teacher: copy.deepcopy it, or build it anew")
+    where = training.device_of(student)
+    images, labels, unlabelled = images.to(where), labels.to(where), unlabelled.to(where)
+    optimizers = [torch.optim.SGD(net.parameters(), lr=rate, momentum=momentum)
+                  for net, rate in ((teacher, lr if teacher_lr is None else teacher_lr), (student, lr))]
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
+    history, mean = History(), torch.zeros((), device=where)
+    for step in runtime.progress(range(steps), "training"):
+        if callback and step % every == 0:
+            callback(step, teacher.eval(), student.eval())
+        teacher.train()
+        student.train()
+        x, y = images, labels
+        if len(images) > batch_size:
+            index = torch.randperm(len(images))[:batch_size].to(where)
+            x, y = images[index], labels[index]
+        u = unlabelled[torch.randint(len(unlabelled), (batch_size,)).to(where)]
+        seen = strong(u)
+        logits, weakly, on_labelled = teacher(torch.cat([seen, weak(u), x])).split([len(u), len(u), len(x)])
+        drawn = torch.multinomial(logits.detach().softmax(1), 1).flatten()                          # (B,)
+        loss, after, h = step_of_student(student, seen, drawn, x, y, optimizer=optimizers[1], feedback=feedback,
+                                         smoothing=smoothing)
+        surprise = h - mean
+        mean = baseline * mean + (1 - baseline) * h if baseline else mean
+        objective = (surprise * F.cross_entropy(logits, drawn) if feedback != "none" else 0) + \
+            F.cross_entropy(on_labelled, y)
+        if uda_weight:
+            objective = objective + uda_weight * min(1, (step + 1) / uda_ramp) * uda(weakly, logits)
+        optimizers[0].zero_grad(set_to_none=True)
+        objective.backward()
+        optimizers[0].step()
+        for schedule in schedules:
+            schedule.step()
+        for kept, value in zip((history.student, history.labelled, history.teacher, history.feedback),
+                               (loss, after, objective.detach(), h), strict=True):
+            kept.append(value)
+    for name, values in vars(history).items():
+        setattr(history, name, torch.stack(values).tolist())
+    if not all(map(math.isfinite, history.student + history.teacher)):
+        raise ValueError("the loss is not finite any more: lower lr")
+    teacher.eval()
+    student.eval()
+    if callback:
+        callback(steps, teacher, student)
+    return history
+
+
+def finetune(net: nn.Module, images: Tensor, labels: Tensor, *, steps: int, batch_size: int = 128, lr: float = 0.01,
+             change: Change = _unchanged) -> list[float]:
+    """Train on labelled images alone, the end of the method, and its rival from the start; the losses of each epoch."""
+    return training.train(net, lambda batch, truth: F.cross_entropy(net(change(batch)), truth), images,
+                          checks.classes(labels, len(images)), batch_size=batch_size,
+                          epochs=training.passes(len(images), batch_size, steps),
+                          optimizer=torch.optim.SGD(net.parameters(), lr=lr))

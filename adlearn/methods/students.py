@@ -76,8 +76,8 @@ def distil_teacher(
 ) -> list[float]:
     """Train `teacher` to say in few numbers what a pretrained network says of a patch; returns the losses.
 
-    L = λ_k |D(T(p)) − P(p)|² + λ_m L_m + λ_c L_c with a linear decoder D, which is thrown away. Targets are standardised
-    by dimension, so that L_k begins at their number of dimensions.
+    L = λ_k |D(T(p)) − P(p)|² + λ_m L_m + λ_c L_c with a linear decoder D, which is thrown away. Targets are
+    standardised by dimension, so that L_k begins at their number of dimensions.
 
     Args:
         teacher: patches (B, C, p, p) to descriptors (B, D, 1, 1); ends in evaluation mode.
