@@ -1,6 +1,7 @@
 """The feedback against differentiation through the student's step, and what each part of the method does."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -146,12 +147,26 @@ def test_without_feedback_the_student_does_not_move_the_teacher():
     assert not torch.equal(found["difference", 2], found["difference", 3])
 
 
+def test_the_feedback_alone_teaches_a_teacher_that_sees_no_label():
+    """Of either labelling: right labels and exchanged ones."""
+    u, truth = blobs(300, 0)
+    found = {}
+    for sign in (1, -1):
+        teacher, student = net(1, 2).float(), net(2, 2).float()
+        mpl.learn(teacher, student, u[:6], truth[:6] if sign == 1 else 1 - truth[:6], u, supervision=0.0, steps=400,
+                  batch_size=64, lr=0.5, teacher_lr=2.0)
+        found[sign] = (teacher(u).argmax(1) == truth).double().mean()
+    assert found[1] > 0.9
+    assert found[-1] < 0.1
+
+
 def test_the_same_seed_gives_the_same_pair():
     u, truth = blobs(100, 0)
     weights = []
     for _ in range(2):
         teacher, student = net(1, 2).float(), net(2, 2).float()
-        mpl.learn(teacher, student, u[:6], truth[:6], u, steps=10, uda_weight=1.0, momentum=0.9, smoothing=0.1,
+        mpl.learn(teacher, student, u[:6], truth[:6], u, steps=10, uda_weight=1.0, smoothing=0.1,
+                  optimizer=partial(torch.optim.SGD, momentum=0.9),
                   strong=lambda inputs: inputs + 0.1 * torch.randn_like(inputs))
         mpl.finetune(student, u[:6], truth[:6], steps=5)
         weights.append(student[0].weight.detach())

@@ -98,6 +98,7 @@ def learn(
     *,
     feedback: str = "difference",
     baseline: float = 0.99,
+    supervision: float = 1.0,
     uda_weight: float = 0.0,
     uda_ramp: int = 1,
     weak: Change = _unchanged,
@@ -107,7 +108,7 @@ def learn(
     batch_size: int = 128,
     lr: float = 0.05,
     teacher_lr: float | None = None,
-    momentum: float = 0.0,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     every: int = 100,
     callback: Callable[[int, nn.Module, nn.Module], None] | None = None,
 ) -> History:
@@ -120,11 +121,13 @@ def learn(
         feedback: "difference", "product" or "none", see `step_of_student`. Without feedback the teacher still learns
             from the labels and by UDA.
         baseline: decay of the moving mean that is taken off h, in [0, 1); 0 takes nothing off.
+        supervision: weight of the teacher's own CE(y, T(x)), 1 in the paper; with 0 it hears of labels by h alone.
         uda_weight, uda_ramp: λ, and the steps over which it rises to that.
         weak, strong: how the teacher sees an input for UDA; what the student sees is the strong one.
         smoothing: of the labels that the student is given.
         steps, batch_size: of both.
-        lr, teacher_lr, momentum: of stochastic gradient descent, along half a cosine; None takes the student's.
+        lr, teacher_lr: of the student and the teacher, along half a cosine; None takes the student's for both.
+        optimizer: of either, called with its parameters and ``lr=``.
         every, callback: called with (step, teacher, student), both in evaluation mode, before the first step, then
             each so many steps, and after the last.
 
@@ -138,9 +141,9 @@ def learn(
         raise ValueError("student must not share weights with teacher: copy.deepcopy it, or build it anew")
     where = training.device_of(student)
     images, labels, unlabelled = images.to(where), labels.to(where), unlabelled.to(where)
-    optimizers = [torch.optim.SGD(net.parameters(), lr=rate, momentum=momentum)
+    optimizers = [optimizer(net.parameters(), lr=rate)
                   for net, rate in ((teacher, lr if teacher_lr is None else teacher_lr), (student, lr))]
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(one, steps) for one in optimizers]
     history, mean = History(), torch.zeros((), device=where)
     for step in runtime.progress(range(steps), "training"):
         if callback and step % every == 0:
@@ -160,7 +163,7 @@ def learn(
         surprise = h - mean
         mean = baseline * mean + (1 - baseline) * h if baseline else mean
         objective = (surprise * F.cross_entropy(logits, drawn) if feedback != "none" else 0) + \
-            F.cross_entropy(on_labelled, y)
+            supervision * F.cross_entropy(on_labelled, y)
         if uda_weight:
             objective = objective + uda_weight * min(1, (step + 1) / uda_ramp) * uda(weakly, logits)
         optimizers[0].zero_grad(set_to_none=True)
