@@ -178,7 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.list or asked.method is None:
         for name, variants in _variants().items():
             print(f"{name}: {', '.join(variants)}")
-        print(f"--data: {', '.join(DATA)}; for studies parts")
+        of_studies = sorted({its_data for its_data, _ in studies.STUDIES.values()})
+        print(f"--data: {', '.join(DATA)}; for studies {' or '.join(of_studies)}")
         return 0
     if asked.method == "speed":
         from adlearn import speed

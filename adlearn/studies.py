@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from adlearn import augment, data, losses, metrics, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector, Trained
-from adlearn.methods import CSI, GOAD, TwoStage, csi, metric_learning, simclr
+from adlearn.methods import CSI, GOAD, TwoStage, csi, meta_pseudo_labels, metric_learning, simclr
+from adlearn.methods.metric_learning import Classifier
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead
 
@@ -117,8 +118,7 @@ def few_labels(way: str, per_class: int) -> Case:
     images: of cross entropy or SupCon on the labelled images, or of SimCLR on all images without labels."""
     def case(seed: int):
         parts, encoder = images(seed), fresh(seed)
-        order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
-        known = torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
+        known = some_of_each(parts, per_class, seed)
         some = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
         shared = {"epochs": training.passes(len(parts.train if way == "SimCLR" else known), BATCH, STEPS), "lr": 2e-3}
         ways = {
@@ -129,6 +129,12 @@ def few_labels(way: str, per_class: int) -> Case:
         }
         return timed(ways[way], lambda _: {"accuracy": judged(encoder, some)["linear_probe"]})
     return case
+
+
+def some_of_each(parts: Labelled, per_class: int, seed: int) -> Tensor:
+    """The indices of so many training images of each class, drawn at random."""
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[parts.train_labels[order] == c][:per_class] for c in range(len(parts.classes))])
 
 
 def supervised(encoder: nn.Module, parts: Labelled, **options) -> None:
@@ -306,6 +312,130 @@ def one_of(shift: str, images: Tensor) -> Tensor:
     return copies[drawn, torch.arange(len(images), device=images.device)]
 
 
+# Chapter 15: what the feedback of Meta Pseudo Labels adds ----------------------------------------------------
+
+
+def semi_supervised(arm: str, split: Callable[[int], tuple[Labelled, Tensor]], fresh: Callable[[], nn.Module], *,
+                    lr: float, tuning: int, tuning_lr: float, first: int = 0,
+                    strong: Callable[[Tensor], Tensor] = lambda inputs: inputs, **settings) -> Case:
+    """Accuracies of a student before and after `tuning` steps on labelled inputs, and of its teacher.
+
+    Args:
+        arm: "supervised", of which these steps are as many as the others' all in all; "fixed teacher", one that learns
+            as that of "no feedback" and then names all unlabelled inputs for a new student; "no feedback"; "MPL";
+            "soft labels"; "opposite sign".
+        split: a seed to inputs, those of `train` labelled, and to the unlabelled ones.
+        lr: of the student on pseudo labels.
+        tuning_lr: of everything that is trained on labels alone.
+        first: steps that the teacher takes on labelled inputs beforehand.
+        strong: how the student sees any input.
+        settings: of `meta_pseudo_labels.learn`.
+    """
+    def case(seed: int):
+        inputs, unlabelled = split(seed)
+        known = inputs.train, inputs.train_labels
+        runtime.seed(seed)
+        teacher, student = (fresh().to(runtime.device()) for _ in range(2))
+        learn = partial(meta_pseudo_labels.learn, teacher, student, *known, unlabelled, lr=lr, strong=strong)
+        steps, batch_size = settings["steps"], settings["batch_size"]
+        tune = partial(meta_pseudo_labels.finetune, lr=tuning_lr, batch_size=batch_size, change=strong)
+        optimizer = settings.get("optimizer", torch.optim.SGD)
+
+        def name_all() -> None:
+            aside = fresh().to(runtime.device())
+            meta_pseudo_labels.learn(teacher, aside, *known, unlabelled, lr=lr, strong=strong, feedback="none",
+                                     **settings)
+            said = answers(teacher, unlabelled)
+            training.train(student, lambda batch, truth: nn.functional.cross_entropy(student(strong(batch)), truth),
+                           unlabelled, said, epochs=training.passes(len(unlabelled), batch_size, steps),
+                           batch_size=batch_size, optimizer=optimizer(student.parameters(), lr=lr))
+
+        rate = settings.get("teacher_lr")
+        ways = {
+            "supervised": lambda: tune(student, *known, steps=steps),
+            "fixed teacher": name_all,
+            "no feedback": lambda: learn(feedback="none", **settings),
+            "MPL": lambda: learn(**settings),
+            "soft labels": lambda: softly(teacher, student, *known, unlabelled, lr=(rate, lr), steps=steps,
+                                          batch_size=batch_size),
+            # the feedback is the teacher's whole objective where this is asked for: upwards is the opposite sign
+            "opposite sign": lambda: learn(**settings, optimizer=lambda weights, lr: torch.optim.SGD(
+                weights, lr=lr, maximize=lr == rate)),
+        }
+        start = time.perf_counter()
+        if first and arm != "supervised":
+            tune(teacher, *known, steps=first)
+        ways[arm]()
+        figures = {"accuracy": right(student, inputs)}
+        tune(student, *known, steps=tuning)
+        figures |= {"accuracy_tuned": right(student, inputs), "accuracy_of_teacher": right(teacher, inputs)}
+        if arm == "supervised":
+            del figures["accuracy_of_teacher"]
+        return {"seconds": {"train": time.perf_counter() - start}, "figures": figures}
+    return case
+
+
+@torch.inference_mode()
+def answers(net: nn.Module, inputs: Tensor) -> Tensor:
+    """The class of each input, points or images."""
+    return net.eval()(inputs.to(runtime.device())).argmax(1).cpu()
+
+
+def right(net: nn.Module, inputs: Labelled) -> float:
+    return (answers(net, inputs.test) == inputs.test_labels).double().mean().item()
+
+
+def softly(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tensor, unlabelled: Tensor, *,
+           lr: tuple[float, float], steps: int, batch_size: int) -> None:
+    """Feedback alone, as in `learn`, but through the teacher's own softmax: the gradient is 0 whatever h is."""
+    where = runtime.device()
+    inputs, labels = inputs.to(where), labels.to(where)
+    of_teacher, of_student = (torch.optim.SGD(net.parameters(), lr=rate)
+                              for net, rate in zip((teacher, student), lr, strict=True))
+    for _ in range(steps):
+        batch = unlabelled[torch.randint(len(unlabelled), (batch_size,))].to(where)
+        logits = teacher(batch)
+        soft = logits.detach().softmax(1)
+        _, _, h = meta_pseudo_labels.step_of_student(student, batch, soft, inputs, labels, optimizer=of_student)
+        of_teacher.zero_grad()
+        (h * nn.functional.cross_entropy(logits, soft)).backward()
+        of_teacher.step()
+
+
+def few_of_moons(seed: int) -> tuple[Labelled, Tensor]:
+    """Six labelled points, and all as the unlabelled ones. The settings were chosen on seeds 100 to 119."""
+    moons = data.moons(seed=2 * FIRST_SEED + seed)
+    known = moons.train_labels >= 0
+    return replace(moons, train=moons.train[known], train_labels=moons.train_labels[known]), moons.train
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
+
+
+def moved(points: Tensor) -> Tensor:
+    return points + 0.2 * torch.randn_like(points)
+
+
+def few_of_parts(per_class: int, seed: int) -> tuple[Labelled, Tensor]:
+    """So many labelled images of each class, and the others as the unlabelled ones."""
+    parts = images(seed)
+    known = some_of_each(parts, per_class, seed)
+    others = torch.ones(len(parts.train), dtype=torch.bool).index_fill(0, known, False)
+    return replace(parts, train=parts.train[known], train_labels=parts.train_labels[known]), parts.train[others]
+
+
+ARMS = ("fixed teacher", "no feedback", "MPL")
+ON_MOONS = partial(semi_supervised, split=few_of_moons, fresh=small_net, tuning=300)
+WITH_LABELS = partial(ON_MOONS, lr=0.5, teacher_lr=1.0, tuning_lr=0.5, steps=3000, batch_size=64)
+ALONE = partial(WITH_LABELS, supervision=0.0)
+ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
+WITH_UDA = partial(ON_MOONS, lr=0.01, tuning_lr=0.01, uda_weight=4.0, uda_ramp=1000, strong=moved, steps=3000,
+                   batch_size=64, optimizer=ADAM)
+ON_PARTS = partial(semi_supervised, split=partial(few_of_parts, 20), lr=3e-3, tuning=100, tuning_lr=0.1, first=200,
+                   fresh=lambda: Classifier(Encoder(channels=3, widths=(16, 32, 64, 128)), 10), uda_weight=1.0,
+                   uda_ramp=125, strong=COLOUR, steps=250, batch_size=64, optimizer=ADAM)
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -373,4 +503,11 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
             *((f"{normal}, {shift} as {role}", shifted(normal, shift, role))
               for shift in SHIFTS for role in ("positive", "shift")))
     }),
+    ("meta_pseudo_labels", "moons"): ("moons", {
+        "supervised": WITH_LABELS("supervised"),
+        **{f"alone, {arm}": ALONE(arm) for arm in ("no feedback", "MPL", "soft labels", "opposite sign")},
+        **{f"{name}, {arm}": study(arm) for name, study in (("labels", WITH_LABELS), ("UDA", WITH_UDA))
+           for arm in ARMS},
+    }),
+    ("meta_pseudo_labels", "parts"): ("parts", {arm: ON_PARTS(arm) for arm in ("supervised", *ARMS)}),
 }
