@@ -23,7 +23,6 @@ from adlearn import augment, data, losses, metrics, neighbors, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector, Trained
 from adlearn.methods import CSI, GOAD, TwoStage, csi, distillation, meta_pseudo_labels, metric_learning, simclr
-from adlearn.methods.metric_learning import Classifier
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead, ResNet
 
@@ -107,9 +106,14 @@ def label_noise(contrast: str | None, share: float) -> Case:
     return case
 
 
-def accuracy(classifier: nn.Module, parts: Labelled) -> float:
-    logits = training.collect(classifier, parts.test, batch_size=256, device=runtime.device())
-    return (logits.argmax(1) == parts.test_labels).double().mean().item()
+@torch.inference_mode()
+def answers(net: nn.Module, inputs: Tensor) -> Tensor:
+    """The class of each input, points or images, on the CPU."""
+    return torch.cat([net.eval()(batch.to(runtime.device())).argmax(1).cpu() for batch in inputs.split(256)])
+
+
+def accuracy(classifier: nn.Module, inputs: Labelled) -> float:
+    return (answers(classifier, inputs.test) == inputs.test_labels).double().mean().item()
 
 
 STEPS = 280                                     # of every training in the study of few labels
@@ -353,10 +357,10 @@ def pupil(seed: int, encoder: Callable[[], nn.Module]) -> metric_learning.Classi
     return metric_learning.Classifier(encoder(), KNOWN).to(runtime.device())
 
 
-def taught(net: nn.Module, images: Tensor, labels: Tensor, **options) -> nn.Module:
+def taught(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = BATCH, **options) -> nn.Module:
     """Cross entropy on labels, every image looked at anew each time."""
     training.train(net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), images, labels,
-                   batch_size=BATCH, **options)
+                   batch_size=batch_size, **options)
     return net
 
 
@@ -368,8 +372,7 @@ def by_lesson(net: metric_learning.Classifier, given: Lesson, *, probe: bool = F
     if probe:
         share = metrics.linear_probe(train[:len(given.labels)], given.labels, test[known], given.test_labels[known])
     else:
-        said = training.collect(net, given.test[known], batch_size=256, device=where).argmax(1)
-        share = (said == given.test_labels[known]).double().mean().item()
+        share = (answers(net, given.test[known]) == given.test_labels[known]).double().mean().item()
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     return {"accuracy": share, "auroc_unseen": metrics.auroc(~known, neighbors.knn(test, train, 5)[0].mean(1))}
 
@@ -391,15 +394,12 @@ def compression(way: str, temperature: float = 1.0) -> Case:
         def shared(count: int) -> dict[str, float]:
             return {"epochs": training.passes(count, BATCH, LESSONS), "lr": 5e-3}
 
-        def said() -> Tensor:
-            return training.collect(teacher, given.all, batch_size=256, device=runtime.device()).argmax(1)
-
         few, many = shared(len(given.labels)), shared(len(given.all))
         ways = {
             "untrained": lambda: student.eval(),
             "labels": lambda: taught(student, given.images, given.labels, **few),
             "all labels": lambda: taught(student, given.all, torch.cat([given.labels, given.hidden]), **many),
-            "hard": lambda: taught(student, given.all, said(), **many),
+            "hard": lambda: taught(student, given.all, answers(teacher, given.all), **many),
             "soft": lambda: distillation.distil(student, teacher, given.all, temperature=temperature, augment=LOOKS,
                                                 batch_size=BATCH, **many),
             "soft, few": lambda: distillation.distil(student, teacher, given.images, temperature=temperature,
@@ -428,10 +428,9 @@ ROUNDS = 8                                      # epochs over the unlabelled ima
 def by_labels(seed: int, size: str) -> metric_learning.Classifier:
     """A residual network after as many steps on the labelled images as a noisy student takes."""
     given = lesson(images(seed), seed)
-    return residual(seed, size, lambda net: training.train(
-        net, lambda batch, truth: F.cross_entropy(net(LOOKS(batch)), truth), given.images, given.labels, batch_size=64,
-        epochs=training.passes(len(given.labels), 64, ROUNDS * len(training.Shuffled(len(given.unlabelled), 64))),
-        lr=5e-3))
+    steps = ROUNDS * len(training.Shuffled(len(given.unlabelled), 64))
+    return residual(seed, size, lambda net: taught(net, given.images, given.labels, batch_size=64, lr=5e-3,
+                                                   epochs=training.passes(len(given.labels), 64, steps)))
 
 
 @cache
@@ -441,7 +440,7 @@ def by_teacher(seed: int, size: str, noise: str, teacher: str) -> metric_learnin
     asked = (by_teacher(seed, size="large", noise="changed images", teacher="small") if teacher == "student" else
              by_labels(seed, size=teacher))
     return residual(seed, size, lambda net: distillation.noisy_student(
-        net, asked, given.images, given.labels, given.unlabelled, noise=_as_they_are if noise == "none" else LOOKS,
+        net, asked, given.images, given.labels, given.unlabelled, noise=augment.Compose() if noise == "none" else LOOKS,
         epochs=ROUNDS, batch_size=64, lr=5e-3), noisy=noise == "changed images and network")
 
 
@@ -454,10 +453,6 @@ def residual(seed: int, size: str, learn: Callable[[nn.Module], object], *, nois
 def noisy(make: Callable[[int], metric_learning.Classifier]) -> Case:
     """A residual network that learnt from few labels, or from them and a teacher's answers to unlabelled images."""
     return lambda seed: timed(lambda: make(seed), lambda net: by_lesson(net, lesson(images(seed), seed)))
-
-
-def _as_they_are(batch: Tensor) -> Tensor:
-    return batch
 
 
 # Chapter 15: what the feedback of Meta Pseudo Labels adds ----------------------------------------------------
@@ -494,7 +489,7 @@ def semi_supervised(arm: str, split: Callable[[int], tuple[Labelled, Tensor]], f
             meta_pseudo_labels.learn(teacher, aside, *known, unlabelled, lr=lr, strong=strong, feedback="none",
                                      **settings)
             said = answers(teacher, unlabelled)
-            training.train(student, lambda batch, truth: nn.functional.cross_entropy(student(strong(batch)), truth),
+            training.train(student, lambda batch, truth: F.cross_entropy(student(strong(batch)), truth),
                            unlabelled, said, epochs=training.passes(len(unlabelled), batch_size, steps),
                            batch_size=batch_size, optimizer=optimizer(student.parameters(), lr=lr))
 
@@ -514,23 +509,13 @@ def semi_supervised(arm: str, split: Callable[[int], tuple[Labelled, Tensor]], f
         if first and arm != "supervised":
             tune(teacher, *known, steps=first)
         ways[arm]()
-        figures = {"accuracy": right(student, inputs)}
+        figures = {"accuracy": accuracy(student, inputs)}
         tune(student, *known, steps=tuning)
-        figures |= {"accuracy_tuned": right(student, inputs), "accuracy_of_teacher": right(teacher, inputs)}
+        figures |= {"accuracy_tuned": accuracy(student, inputs), "accuracy_of_teacher": accuracy(teacher, inputs)}
         if arm == "supervised":
             del figures["accuracy_of_teacher"]
         return {"seconds": {"train": time.perf_counter() - start}, "figures": figures}
     return case
-
-
-@torch.inference_mode()
-def answers(net: nn.Module, inputs: Tensor) -> Tensor:
-    """The class of each input, points or images."""
-    return net.eval()(inputs.to(runtime.device())).argmax(1).cpu()
-
-
-def right(net: nn.Module, inputs: Labelled) -> float:
-    return (answers(net, inputs.test) == inputs.test_labels).double().mean().item()
 
 
 def softly(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tensor, unlabelled: Tensor, *,
@@ -546,7 +531,7 @@ def softly(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tenso
         soft = logits.detach().softmax(1)
         _, _, h = meta_pseudo_labels.step_of_student(student, batch, soft, inputs, labels, optimizer=of_student)
         of_teacher.zero_grad()
-        (h * nn.functional.cross_entropy(logits, soft)).backward()
+        (h * F.cross_entropy(logits, soft)).backward()
         of_teacher.step()
 
 
@@ -581,8 +566,8 @@ ADAM = partial(torch.optim.Adam, betas=(0.9, 0.99))
 WITH_UDA = partial(ON_MOONS, lr=0.01, tuning_lr=0.01, uda_weight=4.0, uda_ramp=1000, strong=moved, steps=3000,
                    batch_size=64, optimizer=ADAM)
 ON_PARTS = partial(semi_supervised, split=partial(few_of_parts, 20), lr=3e-3, tuning=100, tuning_lr=0.1, first=200,
-                   fresh=lambda: Classifier(Encoder(channels=3, widths=(16, 32, 64, 128)), 10), uda_weight=1.0,
-                   uda_ramp=125, strong=COLOUR, steps=250, batch_size=64, optimizer=ADAM)
+                   fresh=lambda: metric_learning.Classifier(Encoder(channels=3, widths=(16, 32, 64, 128)), 10),
+                   uda_weight=1.0, uda_ramp=125, strong=COLOUR, steps=250, batch_size=64, optimizer=ADAM)
 
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
