@@ -294,7 +294,7 @@ def test_the_order_of_the_jitter_is_uniform_over_all_24(monkeypatch):
 def test_strengths_of_0_change_nothing():
     images = pictures(60)
     assert torch.equal(ColorJitter()(images, seeded()), images)
-    grey = images[:, :1].expand(-1, 3, -1, -1)                            # no hue, and its own grey but for the weights' sum, 0.9999
+    grey = images[:, :1].expand(-1, 3, -1, -1)              # no hue, and its own grey: the weights' sum is 0.9999
     assert not torch.equal(ColorJitter(brightness=0.4)(grey, seeded()), grey)
     torch.testing.assert_close(ColorJitter(saturation=0.4, hue=0.1)(grey, seeded()), grey, rtol=0, atol=1e-4)
 
