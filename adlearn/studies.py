@@ -102,7 +102,7 @@ def label_noise(contrast: str | None, share: float) -> Case:
         labels = wrong(parts.train_labels, share, seed)
         return timed(lambda: metric_learning.learn_classes(encoder, parts.train, labels, contrast=contrast,
                                                            augment=COLOUR, epochs=12, lr=2e-3)[0],
-                     lambda classifier: {"accuracy": accuracy(classifier, parts)})
+                     lambda classifier: {"accuracy": accuracy(classifier, parts.test, parts.test_labels)})
     return case
 
 
@@ -112,8 +112,8 @@ def answers(net: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([net.eval()(batch.to(runtime.device())).argmax(1).cpu() for batch in inputs.split(256)])
 
 
-def accuracy(classifier: nn.Module, inputs: Labelled) -> float:
-    return (answers(classifier, inputs.test) == inputs.test_labels).double().mean().item()
+def accuracy(net: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    return (answers(net, inputs) == labels).double().mean().item()
 
 
 STEPS = 280                                     # of every training in the study of few labels
@@ -372,7 +372,7 @@ def by_lesson(net: metric_learning.Classifier, given: Lesson, *, probe: bool = F
     if probe:
         share = metrics.linear_probe(train[:len(given.labels)], given.labels, test[known], given.test_labels[known])
     else:
-        share = (answers(net, given.test[known]) == given.test_labels[known]).double().mean().item()
+        share = accuracy(net, given.test[known], given.test_labels[known])
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     return {"accuracy": share, "auroc_unseen": metrics.auroc(~known, neighbors.knn(test, train, 5)[0].mean(1))}
 
@@ -509,9 +509,10 @@ def semi_supervised(arm: str, split: Callable[[int], tuple[Labelled, Tensor]], f
         if first and arm != "supervised":
             tune(teacher, *known, steps=first)
         ways[arm]()
-        figures = {"accuracy": accuracy(student, inputs)}
+        asked = inputs.test, inputs.test_labels
+        figures = {"accuracy": accuracy(student, *asked)}
         tune(student, *known, steps=tuning)
-        figures |= {"accuracy_tuned": accuracy(student, inputs), "accuracy_of_teacher": accuracy(teacher, inputs)}
+        figures |= {"accuracy_tuned": accuracy(student, *asked), "accuracy_of_teacher": accuracy(teacher, *asked)}
         if arm == "supervised":
             del figures["accuracy_of_teacher"]
         return {"seconds": {"train": time.perf_counter() - start}, "figures": figures}
