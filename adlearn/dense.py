@@ -93,6 +93,11 @@ def _layers(net: nn.Module, name: str = "net") -> Iterator[tuple[str, nn.Module]
     if type(net).forward not in {kind.forward for kind in kinds}:
         raise ValueError(f"{name} is a {type(net).__name__}, of which it is not known whether it is the same at every "
                          "pixel: use convolutions, poolings and pointwise layers in an nn.Sequential")
+    if net._forward_hooks or net._forward_pre_hooks:
+        raise ValueError(f"{name}, a {type(net).__name__}, has hooks, which would see an image in place of a patch: "
+                         "remove them")
+    if isinstance(net, nn.Conv2d) and type(net)._conv_forward is not nn.Conv2d._conv_forward:
+        raise ValueError(f"{name}, a {type(net).__name__}, multiplies in a way of its own: use nn.Conv2d")
     if isinstance(net, QUIET) and net.training:
         raise ValueError(f"{name}, a {type(net).__name__}, is in training mode, where a patch's vector depends on the "
                          "others: call net.eval()")

@@ -110,17 +110,18 @@ class OneClassSVM(StateSized):
     so that outside is positive) and its order: far from the data every exponential vanishes, all points tie at rho,
     and two distant anomalies could no longer be told apart. The logarithm goes on growing with the squared distance.
 
-    nu in (0, 1) is at least the share of training rows left outside; gamma > 0, or None for 10 / (D Var).
-    scikit-learn fits it, in time that grows with N²: draw a subset of very many rows.
+    nu in (0, 1) is at least the share of training rows left outside; gamma > 0, None for 10 / (D Var), or "scale" for
+    scikit-learn's own 1 / (D Var), which suits rows that are not normalised. scikit-learn fits it, in time that grows
+    with N²: draw a subset of very many rows.
 
     Schölkopf et al., "Estimating the support of a high-dimensional distribution", 2001.
     """
 
-    def __init__(self, *, nu: float = 0.5, gamma: float | None = None):
+    def __init__(self, *, nu: float = 0.5, gamma: float | str | None = None):
         super().__init__()
         if not (checks.is_number(nu) and 0 < nu < 1):
             raise ValueError(f"nu must be above 0 and below 1, got {nu!r}: where all rows may be outside, use KDE")
-        self.nu, self.gamma = float(nu), _positive(gamma)
+        self.nu, self.gamma = float(nu), gamma if isinstance(gamma, str) and gamma == "scale" else _positive(gamma)
         for name in ("support_", "weights_", "rho_", "gamma_"):
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
@@ -179,15 +180,26 @@ class KMeans(StateSized):
         return distances[:, 0]
 
 
+def principal_axes(rows: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+    """Mean (D,) of rows (N, D), and as many principal axes, (D, d), as hold a share of their variance, in (0, 1]."""
+    mean = rows.mean(0)
+    spread, axes = torch.linalg.eigh(torch.cov(rows.T.double()))                            # ascending
+    explained = spread.flip(0).cumsum(0) / spread.sum()
+    kept = min(int((explained < variance).sum()) + 1, len(spread))
+    return mean, axes.flip(1)[:, :kept].to(rows)
+
+
 def _positive(gamma: float | None) -> float | None:
     if gamma is not None and not (checks.is_number(gamma) and gamma > 0):
         raise ValueError(f"gamma must be a positive number, or None for 10 / (D Var), got {gamma!r}")
     return None if gamma is None else float(gamma)
 
 
-def _gamma(gamma: float | None, rows: Tensor) -> Tensor:
-    """The chosen gamma, or ten times scikit-learn's "scale", as Sohn et al. set it."""
-    return rows.new_tensor(gamma) if gamma else 10 / (rows.shape[1] * rows.var(correction=0))
+def _gamma(gamma: float | str | None, rows: Tensor) -> Tensor:
+    """The chosen gamma, scikit-learn's "scale", or ten times that, as Sohn et al. set it."""
+    if isinstance(gamma, float):
+        return rows.new_tensor(gamma)
+    return (1 if gamma == "scale" else 10) / (rows.shape[1] * rows.var(correction=0))
 
 
 def _fit_rows(module: StateSized, rows: Tensor) -> Tensor:

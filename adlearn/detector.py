@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlearn import augment, cache, checks, metrics, runtime, training
-from adlearn.backbones import Backbone
+from adlearn.backbones import Frozen
 from adlearn.neighbors import StateSized
 
 
@@ -99,7 +99,7 @@ class Detector(StateSized):
         """
         self._ready()
         backbones = {name: {"name": part.name, "sha256": part.sha256}
-                     for name, part in self.named_modules() if isinstance(part, Backbone)}
+                     for name, part in self.named_modules() if isinstance(part, Frozen)}
         state = {key: value.cpu() for key, value in self.state_dict().items()
                  if not key.startswith(self._left_out())}
         method, options = type(self), self.options()
@@ -117,7 +117,7 @@ class Detector(StateSized):
 
     def _left_out(self) -> tuple[str, ...]:
         """The prefixes of the state that a file does not hold: pretrained backbones, and modules handed over."""
-        backbones = [name for name, part in self.named_modules() if isinstance(part, Backbone)]
+        backbones = [name for name, part in self.named_modules() if isinstance(part, Frozen)]
         modules = [name for name, value in self._arguments().items() if isinstance(value, nn.Module)]
         return tuple(f"{name}." for name in backbones + modules)
 

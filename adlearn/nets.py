@@ -152,11 +152,12 @@ PATCH_LAYERS = {
 
 
 class PatchNet(Stack):
-    """Patches (B, 3, p, p) to descriptors (B, dim, 1, 1); of larger images every `stride`-th patch's.
+    """Patches (B, 3, p, p) in [0, 1] to descriptors (B, dim, 1, 1); of larger images every `stride`-th patch's.
 
     The teachers and students of Bergmann et al., "Uninformed Students", 2020; `dense.dense_features` gives the
-    descriptors of all pixels. No padding, leaky ReLU of slope 0.005 between the convolutions and none at the end.
-    Poolings leave a remainder, so that the networks for 33 and 65 see 32 and 60 pixels.
+    descriptors of all pixels. Colours are standardised first, by a fixed 1 × 1 convolution. Then no padding, leaky ReLU
+    of slope 0.005 between the convolutions and none at the end. Poolings leave a remainder, so that the networks for 33
+    and 65 see 32 and 60 pixels.
 
     Args:
         patch_size: p, 17, 33 or 65.
@@ -169,8 +170,8 @@ class PatchNet(Stack):
 
     def __init__(self, patch_size: int, *, shrink: int = 1):
         plan = PATCH_LAYERS[checks.choice(patch_size, PATCH_LAYERS, "patch_size")]
-        before, layers = 3, []
         checks.choice(shrink, (1, 2, 4, 8), "shrink")
+        before, layers = 3, [_standardised_colours()]
         for entry in plan:
             if entry is None:
                 layers.append(nn.MaxPool2d(2))
@@ -181,6 +182,15 @@ class PatchNet(Stack):
             before = after
         super().__init__(*layers[:-1])
         self.patch_size, self.shrink, self.stride, self.dim = patch_size, shrink, 2 ** plan.count(None), before
+
+
+def _standardised_colours() -> nn.Conv2d:
+    """A fixed layer that takes the mean colour of natural images from each pixel and divides by the deviation."""
+    layer = nn.Conv2d(3, 3, 1).requires_grad_(False)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])            # of ImageNet
+    layer.weight.copy_(torch.diag(1 / std)[:, :, None, None])
+    layer.bias.copy_(-mean / std)
+    return layer
 
 
 class ProjectionHead(Stack):

@@ -26,7 +26,10 @@ def test_the_published_networks_at_every_pixel(p):
     wanted = by_patch(net, images, p)
     found = dense.dense_features(net, images, p)
     assert found.shape == (2, 16, 37, 40)
-    assert (found - wanted).abs().max() < 1e-5
+    assert (found - wanted).abs().max() < 1e-5 * wanted.std()
+    corner = images[:1, :, :33, :33].double()
+    assert (dense.dense_features(net.double(), corner, p) - by_patch(net, corner, p)).abs().max() < 1e-12
+    net.float()
     with torch.no_grad():
         torch.testing.assert_close(dense.dense_features(net, images, p), found, rtol=0, atol=1e-6)    # one by one
 
@@ -71,14 +74,28 @@ def test_gradients_are_those_of_the_patches():
     torch.manual_seed(0)
     net, images = nets.PatchNet(33, shrink=8).double(), torch.rand(1, 3, 33, 33, dtype=torch.float64)
     dense.dense_features(net, images, 33)[:, :, 16, 16].square().sum().backward()       # the one patch without a border
-    found = [weight.grad.clone() for weight in net.parameters()]
+    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    found = [weight.grad.clone() for weight in trained]
     net.zero_grad()
     net(images).square().sum().backward()
-    for a, weight in zip(found, net.parameters(), strict=True):
+    for a, weight in zip(found, trained, strict=True):
         assert torch.allclose(a, weight.grad)
 
 
+class Doubled(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return 2 * super()._conv_forward(x, weight, bias)
+
+
+def watched():
+    net = nn.Sequential(nn.Conv2d(3, 2, 3))
+    net[0].register_forward_hook(lambda *_: None)
+    return net
+
+
 @pytest.mark.parametrize(("net", "p", "message"), [
+    (nn.Sequential(Doubled(3, 2, 3)), 3, "net.0, a Doubled, multiplies in a way of its own"),
+    (watched(), 3, "net.0, a Conv2d, has hooks"),
     (nn.Sequential(nn.Conv2d(3, 2, 3, padding=1)), 3, "net.0, a Conv2d, pads the patch"),
     (nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), 3, "net.0, a Conv2d, pads the patch"),
     (nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))), 3, "net.0.1, a BatchNorm2d, is in training"),
@@ -90,7 +107,7 @@ def test_gradients_are_those_of_the_patches():
     (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Upsample(scale_factor=2)), 3, "net.1 is a Upsample"),
     (nets.Encoder(channels=3), 32, "net is a Encoder"),
     (nets.PatchNet(33), 41, "into one vector, and gives 3 × 3"),
-    (nets.PatchNet(33), 20, "patch_size must be larger than 20: net.8 looks at 4 pixels"),
+    (nets.PatchNet(33), 20, "patch_size must be larger than 20: net.9 looks at 4 pixels"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_not_exact_is_refused(net, p, message):
     with pytest.raises(ValueError, match=message):

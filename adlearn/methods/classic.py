@@ -212,11 +212,7 @@ class FeatureDictionary(Detector):
         rows = training.collect(some, images, batch_size=batch_size, device=where).flatten(0, 1)[:self.sample]
         if len(rows) < self.k:
             raise ValueError(f"images give only {len(rows)} patches, fewer than k = {self.k}: lower k")
-        mean = rows.mean(0)                                                                 # (D,)
-        spread, axes = torch.linalg.eigh(torch.cov(rows.T.double()))                        # ascending
-        explained = spread.flip(0).cumsum(0) / spread.sum()
-        kept = int((explained < self.variance).sum()) + 1
-        axes = axes.flip(1)[:, :kept].float()                                               # (D, d)
+        mean, axes = density.principal_axes(rows, self.variance)                            # (D,), (D, d)
         entries = density.KMeans(k=self.k).fit((rows - mean) @ axes).centres_               # (k, d)
         self.mean_, self.axes_, self.entries_ = mean.to(where), axes.to(where), entries.to(where)
         return self.fitted()
