@@ -40,9 +40,12 @@ from adlearn.methods import (
     KMeans,
     MeanImage,
     NearestNeighbors,
+    OnDescriptors,
     OneClassSVM,
     TwoStage,
+    UninformedStudents,
 )
+from adlearn.methods.students import RULES
 from adlearn.studies import Case
 
 METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
@@ -65,6 +68,8 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     "two_stage": {pretext: partial(TwoStage, pretext=pretext) for pretext in ("rotation", "contrastive", "augmented")},
     "csi": {shift: partial(CSI, shift=shift) for shift in ("rotations", "cut_permutations")}
     | {"simclr": partial(CSI, shift=None)},
+    "students": {"multi_scale": UninformedStudents},
+    "on_descriptors": {rule: partial(OnDescriptors, rule=rule) for rule in RULES},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},

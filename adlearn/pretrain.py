@@ -18,6 +18,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import resources
 from importlib.metadata import version
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adlearn import __version__, backbones, cache, checks, nets, runtime, training
+from adlearn import __version__, backbones, cache, checks, nets, runtime
 from adlearn.data import paint
 from adlearn.data.parts import CLASSES, background, render, scene
 from adlearn.methods import students
@@ -39,6 +40,7 @@ PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.
                "retina.jpg", "rocket.jpg", "text.png")
 SIDE = 512                                      # of all sources
 DRAWN = 48                                      # sources of each kind that is drawn
+STAGES = (2, 3, 4)                              # strides 8, 16 and 32: in 17 pixels there is little for the last alone
 HELD_OUT = 0.1                                  # share of the patches on which a teacher is judged
 VERSION = 1                                     # raise it when any patch changes
 
@@ -72,7 +74,7 @@ def teacher(name: str, recipe: Recipe, into: Path) -> dict:
     """Train a teacher and write it with its record, which is returned."""
     runtime.seed(recipe.seed)
     where, start = runtime.device(), time.perf_counter()
-    backbone = backbones.load("efficientnet_lite0", layers=(4,), size=recipe.look).to(where)
+    backbone = backbones.load("efficientnet_lite0", layers=STAGES, size=recipe.look).to(where)
     patches, targets = lessons(recipe, backbone)
     held_out = round(HELD_OUT * len(patches))
     asked = time.perf_counter()
@@ -81,7 +83,7 @@ def teacher(name: str, recipe: Recipe, into: Path) -> dict:
         net, patches[held_out:], targets[held_out:], steps=recipe.steps, batch_size=recipe.batch_size, lr=recipe.lr,
         weight_decay=recipe.weight_decay, compact=recipe.compact)
     learnt = time.perf_counter()
-    said = training.collect(lambda batch: decode(net(_unit(batch)).flatten(1)), patches[:held_out], device=where)
+    said = _over(patches[:held_out], lambda batch: decode(net(batch).flatten(1)))
     missed = (said - targets[:held_out]).square().mean() / targets[:held_out].var(0).mean()
     weights = into / f"{name}.safetensors"
     _write(net, weights)
@@ -109,18 +111,16 @@ def command(name: str, recipe: Recipe) -> str:
 
 def lessons(recipe: Recipe, backbone: backbones.Backbone) -> tuple[Tensor, Tensor]:
     """Patches (N, 3, p, p), uint8, and the standardised features of the backbone for each, (N, D)."""
-    key = {"version": VERSION, "p": recipe.patch_size, "n": recipe.patches, "look": recipe.look, "seed": recipe.seed,
-           "weights": backbone.sha256, "skimage": version("scikit-image")}
+    key = {"version": VERSION, "p": recipe.patch_size, "n": recipe.patches, "look": recipe.look, "stages": STAGES,
+           "seed": recipe.seed, "weights": backbone.sha256, "skimage": version("scikit-image")}
 
     def build() -> dict[str, Tensor]:
         patches = cut(sources(recipe.seed), recipe)
-        look = (recipe.look, recipe.look)
 
         def describe(batch: Tensor) -> Tensor:
-            return backbone(F.interpolate(_unit(batch), look, mode="bilinear", align_corners=False))[0].mean((2, 3))
+            return torch.cat([level.mean((2, 3)) for level in backbone(batch)], dim=1)                  # (B, 472)
 
-        features = training.collect(describe, patches, batch_size=256, device=runtime.device())
-        return {"patches": patches, "features": features}
+        return {"patches": patches, "features": _over(patches, describe)}
 
     found = cache.tensors(f"patches-{recipe.patch_size}", key, build)
     features = found["features"]
@@ -173,8 +173,11 @@ def cut(images: list[Tensor], recipe: Recipe) -> Tensor:
     return torch.stack(patches).round_().clamp_(0, 255).byte()[order]
 
 
-def _unit(batch: Tensor) -> Tensor:
-    return batch.float() / 255
+@torch.inference_mode()
+def _over(patches: Tensor, describe: Callable[[Tensor], Tensor]) -> Tensor:
+    """`describe` of all patches in [0, 1], batch by batch, on the CPU."""
+    batches = runtime.progress(patches.split(256), "patches")
+    return torch.cat([describe(batch.to(runtime.device()).float() / 255).float().cpu() for batch in batches])
 
 
 def _write(net: torch.nn.Module, path: Path) -> None:

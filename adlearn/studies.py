@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from adlearn import augment, data, losses, metrics, neighbors, runtime, training
 from adlearn.data import Labelled
 from adlearn.detector import Detector, Trained
-from adlearn.methods import CSI, GOAD, TwoStage, csi, distillation, meta_pseudo_labels, metric_learning, simclr
+from adlearn.methods import (
+    CSI,
+    GOAD,
+    TwoStage,
+    UninformedStudents,
+    csi,
+    distillation,
+    meta_pseudo_labels,
+    metric_learning,
+    simclr,
+)
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead, ResNet
 
@@ -225,18 +235,35 @@ def judge(build: Callable[[], Detector], split: data.OneClass, seed: int, **sett
     clock.append(time.perf_counter())
     detector.fit(split.train, **settings)
     clock.append(time.perf_counter())
-    scores = detector.score(split.test)
+    maps = maps_of(detector, split.test) if split.masks is not None else {}
+    if maps and type(detector).anomaly_score is Detector.anomaly_score:                     # the map's maximum
+        scores = maps[""].flatten(1).amax(1)
+    else:
+        scores = detector.score(split.test)
     clock.append(time.perf_counter())
     figures = {"auroc": metrics.auroc(split.labels, scores),
                "average_precision": metrics.average_precision(split.labels, scores)}
-    if split.masks is not None and type(detector).anomaly_map is not Detector.anomaly_map:
-        maps = detector.localize(split.test)
-        figures |= {"pixel_auroc": metrics.pixel_auroc(split.masks, maps), "aupro": metrics.aupro(split.masks, maps)}
+    for name, found in maps.items():
+        figures |= {f"pixel_auroc{name}": metrics.pixel_auroc(split.masks, found),
+                    f"aupro{name}": metrics.aupro(split.masks, found)}
     for kind, more in MORE.items():
         if isinstance(detector, kind):
             figures |= more(detector, split)
     return {"seconds": {stage: b - a for stage, (a, b) in zip(STAGES, pairwise(clock), strict=True)},
             "figures": figures}
+
+
+def maps_of(detector: Detector, images: Tensor) -> dict[str, Tensor]:
+    """The maps (M, H, W) of a detector that has any; and of students also those of each part and each patch size."""
+    if type(detector).anomaly_map is Detector.anomaly_map:
+        return {}
+    if not isinstance(detector, UninformedStudents):
+        return {"": detector.localize(images)}
+    parts = training.collect(detector.maps, images, batch_size=8, device=runtime.device())      # (M, L, 2, H, W)
+    found = {"": parts.sum(2).mean(1), "_error": parts[:, :, 0].mean(1), "_disagreement": parts[:, :, 1].mean(1)}
+    if len(detector.patch_sizes) > 1:
+        found |= {f"_{p}": parts[:, i].sum(1) for i, p in enumerate(detector.patch_sizes)}
+    return found
 
 
 def _by_classifier(detector: TwoStage, split: data.OneClass) -> dict[str, float]:
@@ -282,13 +309,17 @@ def of_batches(pretext: str, batch_size: int) -> Case:
     return case
 
 
-def longer(build: Callable[[], Trained], factor: int, normal: str = "bolt") -> Case:
-    """A detector, trained for `factor` times the steps that it takes by itself."""
-    def patient() -> Trained:
+def patient(build: Callable[[], Trained], factor: int) -> Callable[[], Trained]:
+    """A detector that takes `factor` times the steps that it takes by itself."""
+    def slow() -> Trained:
         detector = build()
         detector.training_steps = {profile: factor * steps for profile, steps in detector.training_steps.items()}
         return detector
-    return lambda seed: judge(patient, data.parts(normal, seed=FIRST_SEED + seed), seed)
+    return slow
+
+
+def longer(build: Callable[[], Trained], factor: int, normal: str = "bolt") -> Case:
+    return lambda seed: judge(patient(build, factor), data.parts(normal, seed=FIRST_SEED + seed), seed)
 
 
 SHIFTS = {
@@ -570,6 +601,15 @@ ON_PARTS = partial(semi_supervised, split=partial(few_of_parts, 20), lr=3e-3, tu
                    fresh=lambda: metric_learning.Classifier(Encoder(channels=3, widths=(16, 32, 64, 128)), 10),
                    uda_weight=1.0, uda_ramp=125, strong=COLOUR, steps=250, batch_size=64, optimizer=ADAM)
 
+# Chapter 16: what patience is worth to students ---------------------------------------------------------------
+
+
+def students_of_cells(factor: int) -> Case:
+    """Students of the smallest patches on painted cells, trained for `factor` times the steps."""
+    build = patient(partial(UninformedStudents, patch_sizes=(17,)), factor)
+    return lambda seed: judge(build, data.elpv("mono", size=64, painted=True, seed=FIRST_SEED + seed), seed)
+
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -665,4 +705,5 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
            for arm in ARMS},
     }),
     ("meta_pseudo_labels", "parts"): ("parts", {arm: ON_PARTS(arm) for arm in ("supervised", *ARMS)}),
+    ("students", "longer"): ("elpv_mono_painted", {f"× {factor}": students_of_cells(factor) for factor in (1, 4, 16)}),
 }

@@ -7,6 +7,7 @@ import torch
 
 import adlearn
 from adlearn import cache, methods, runtime
+from adlearn.backbones import Frozen
 from adlearn.detector import Detector, Trained
 
 SIZE = 32
@@ -26,6 +27,8 @@ DETECTORS = {   # name: how to build it; every class in adlearn.methods that is 
     "GOAD": lambda: methods.GOAD(shift="cut_permutations"),
     "TwoStage": lambda: methods.TwoStage(),
     "CSI": lambda: methods.CSI(),
+    "UninformedStudents": lambda: methods.UninformedStudents(patch_sizes=(17,), students=2, narrow=True, size=SIZE),
+    "OnDescriptors": lambda: methods.OnDescriptors(patch_sizes=(17,), narrow=True, size=SIZE, sample=2000),
 }
 
 
@@ -52,7 +55,8 @@ def short_training():
                                        ("AnoGAN", "training_steps", 150), ("FastAnoGAN", "training_steps", 150),
                                        ("FastAnoGAN", "encoder_steps", 60), ("DeepSVDD", "training_steps", 40),
                                        ("DeepSVDD", "pretraining_steps", 40), ("GOAD", "training_steps", 25),
-                                       ("TwoStage", "training_steps", 8), ("CSI", "training_steps", 30)):
+                                       ("TwoStage", "training_steps", 8), ("CSI", "training_steps", 30),
+                                       ("UninformedStudents", "training_steps", 40)):
             patch.setattr(getattr(methods, name), attribute, dict.fromkeys(runtime.PROFILES, steps))
         yield
 
@@ -129,9 +133,9 @@ def test_state_round_trip(fitted, tmp_path):
     assert torch.equal(loaded.predict(images), detector.predict(images))
     assert loaded.options() == detector.options()
     kept = cache.unseal(tmp_path / "d.pt")
-    assert not any(key.startswith("network.") for key in kept["state"])
-    names = {where: backbone["name"] for where, backbone in kept["backbones"].items()}
-    assert names == ({"network": "efficientnet_lite0"} if hasattr(detector, "network") else {})
+    frozen = {where: part for where, part in detector.named_modules() if isinstance(part, Frozen)}
+    assert not any(key.startswith(tuple(f"{where}." for where in frozen)) for key in kept["state"])
+    assert kept["backbones"] == {where: {"name": part.name, "sha256": part.sha256} for where, part in frozen.items()}
 
 
 def test_calibration_holds_the_rate_and_predict_needs_it(fitted):

@@ -21,6 +21,8 @@ _HOMES = {
     "TabularGOAD": "adlearn.methods.goad",
     "TwoStage": "adlearn.methods.two_stage",
     "CSI": "adlearn.methods.csi",
+    "UninformedStudents": "adlearn.methods.students",
+    "OnDescriptors": "adlearn.methods.students",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",
 }

@@ -10,8 +10,8 @@ they have not seen, they miss the teacher's answer, and each of them in another 
     disagree    v = 1/M Σ_i |S_i(I)|² − |S̄(I)|²
     map         (e − e_μ) / e_σ + (v − v_μ) / v_σ,      its mean over patch sizes
 
-P is the large network, D a linear layer that is thrown away afterwards, c_ij the correlation of two dimensions of T over
-a batch; e_μ, e_σ, v_μ and v_σ are taken from normal images on which nobody learnt.
+P is the large network, D a linear layer that is thrown away afterwards, c_ij the correlation of two dimensions of T
+over a batch; e_μ, e_σ, v_μ and v_σ are taken from normal images on which nobody learnt.
 
 Bergmann, Fauser, Sattlegger and Steger, "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
 Latent Embeddings", CVPR 2020. `OnDescriptors` holds the rivals that they build on the same descriptors.
@@ -20,7 +20,7 @@ Latent Embeddings", CVPR 2020. `OnDescriptors` holds the rivals that they build 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,8 @@ def beside(patches: Tensor) -> Tensor:
     reach = (p - 1) // 4
     padded = F.pad(patches, [reach] * 4, mode="reflect")
     places = torch.randint(2 * reach + 1, (len(patches), 2)).tolist()
-    moved = torch.stack([image[:, top:top + p, left:left + p] for image, (top, left) in zip(padded, places, strict=True)])
+    moved = torch.stack([image[:, top:top + p, left:left + p]
+                         for image, (top, left) in zip(padded, places, strict=True)])
     return (moved + 0.1 * torch.randn_like(moved)).clamp(0, 1)
 
 
@@ -222,6 +223,7 @@ class Scale(nn.Module):
 
 
 SCORES = ("sum", "error", "disagreement")
+RATES = {"quick": 7e-4, "gpu": 2e-4, "paper": 1e-4}                     # 1e-4 in the paper, for many more steps
 
 
 class UninformedStudents(Trained):
@@ -235,8 +237,7 @@ class UninformedStudents(Trained):
         score_by: "sum", "error" (e alone) or "disagreement" (v alone).
     """
 
-    training_steps = {"quick": 600, "gpu": 6_000, "paper": 20_000}
-    rate = {"quick": 7e-4, "gpu": 2e-4, "paper": 1e-4}                  # 1e-4 in the paper, for many more steps
+    training_steps: ClassVar = {"quick": 600, "gpu": 6_000, "paper": 20_000}
 
     def __init__(self, *, patch_sizes: tuple[int, ...] = (17, 33, 65), students: int = 3, narrow: bool | None = None,
                  size: int | None = None, score_by: str = "sum"):
@@ -282,7 +283,7 @@ class UninformedStudents(Trained):
 
         weights = [weight for scale in new.scales for weight in scale.students.parameters() if weight.requires_grad]
         training.train(new, new.loss, images, epochs=epochs, batch_size=batch_size, history=new.losses_,
-                       optimizer=training.Adam(weights, lr=lr or runtime.pick(**self.rate), weight_decay=1e-5),
+                       optimizer=training.Adam(weights, lr=lr or runtime.pick(**RATES), weight_decay=1e-5),
                        callback=look if callback else None)
         new.standardise_scores(held_out)
         return self.take(new)
@@ -310,19 +311,17 @@ class UninformedStudents(Trained):
         return torch.cat([dense_features(scale.students[0], images, scale.patch_size).mean((2, 3))
                           for scale in self.scales], dim=1)
 
-    def maps(self, images: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Standardised e and v by patch size, (B, size, size) each."""
-        images = self.seen_as(images)
-        found = {}
+    def maps(self, images: Tensor) -> Tensor:
+        """Standardised e and v of each of the L patch sizes at every pixel, (B, L, 2, H, W)."""
+        seen, found = self.seen_as(images), []
         for scale in self.scales:
-            found[scale.patch_size] = tuple((value - mean) / std for value, (mean, std) in zip(
-                scale.maps(images), (scale.error_, scale.disagreement_), strict=True))
-        return found
+            for values, (mean, std) in zip(scale.maps(seen), (scale.error_, scale.disagreement_), strict=True):
+                found.append((values - mean) / std)                                     # (B, S, S)
+        return at(torch.stack(found, dim=1), images).unflatten(1, (-1, 2))
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         which = {"sum": slice(0, 2), "error": slice(0, 1), "disagreement": slice(1, 2)}[self.score_by]
-        parts = [sum(pair[which]) for pair in self.maps(images).values()]
-        return _at(torch.stack(parts).mean(0), images)
+        return self.maps(images)[:, :, which].sum(2).mean(1)
 
 
 # The rivals --------------------------------------------------------------------------------------------------
@@ -400,7 +399,7 @@ class OnDescriptors(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         described = self.describe(images)                                                   # (B, D, S, S)
         rows = (described.movedim(1, 3).flatten(0, 2) - self.mean_) @ self.axes_            # (B·S·S, d)
-        return _at(self.judge.score(rows).view(len(images), self.size, self.size), images)
+        return at(self.judge.score(rows).view(-1, 1, self.size, self.size), images)[:, 0]
 
 
 def _setting(patch_sizes, narrow: bool | None, size: int | None) -> tuple[tuple[int, ...], bool, int]:
@@ -423,8 +422,8 @@ def _name(patch_size: int, narrow: bool) -> str:
     return f"teacher_{patch_size}{'_narrow' if narrow else ''}"
 
 
-def _at(maps: Tensor, images: Tensor) -> Tensor:
-    """Maps (B, S, S) at the resolution of the images, (B, H, W)."""
-    if maps.shape[1:] == images.shape[2:]:
+def at(maps: Tensor, images: Tensor) -> Tensor:
+    """Maps (B, C, S, S) at the resolution of the images, (B, C, H, W)."""
+    if maps.shape[2:] == images.shape[2:]:
         return maps
-    return F.interpolate(maps[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
