@@ -1,5 +1,7 @@
 """Students and their teachers: the paper's losses and scores against slow definitions, and what training changes."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,10 +125,11 @@ def test_a_teacher_from_a_folder_comes_first(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     other = nets.PatchNet(17, shrink=4)
-    save_file({key: value.half() for key, value in other.state_dict().items()}, tmp_path / "teacher_17_narrow.safetensors")
+    path = tmp_path / "teacher_17_narrow.safetensors"
+    save_file({key: value.half() for key, value in other.state_dict().items()}, path)
     monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
     found = backbones.teacher("teacher_17_narrow")
-    assert found.origin == str(tmp_path / "teacher_17_narrow.safetensors")
+    assert found.origin == str(path)
     torch.testing.assert_close(found.net[1].weight, other[1].weight, rtol=1e-3, atol=1e-3)
     assert backbones.teacher("teacher_33_narrow").origin == "adlearn"
 
@@ -135,13 +138,13 @@ def test_teachers_that_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="name must be one of"):
         backbones.teacher("teacher_18")
     monkeypatch.setattr(backbones, "SHIPPED", tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m adlearn.pretrain teacher_17"):
+    with pytest.raises(FileNotFoundError, match=r"python -m adlearn\.pretrain teacher_17"):
         backbones.teacher("teacher_17")
 
 
 def test_a_damaged_teacher_is_refused(tmp_path, monkeypatch):
-    for end in ("json", "safetensors"):
-        (tmp_path / f"teacher_17_narrow.{end}").write_bytes((backbones.SHIPPED / f"teacher_17_narrow.{end}").read_bytes())
+    for file in backbones.SHIPPED.glob("teacher_17_narrow.*"):
+        shutil.copy(file, tmp_path)
     with open(tmp_path / "teacher_17_narrow.safetensors", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
