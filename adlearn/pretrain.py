@@ -61,7 +61,7 @@ class Recipe:
 
     @property
     def compact(self) -> float:
-        """λ_c. The paper's is 1. With it our short trainings learnt nothing else at first. And L_c is a sum over pairs of
+        """λ_c. The paper's is 1; with it such short trainings learnt little else. And L_c is a sum over pairs of
         dimensions, which grows with the square of their number: as on 32 of them it shall weigh on all."""
         return 0.1 * (self.shrink / 4) ** 2
 

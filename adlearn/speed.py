@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adlearn import augment, checks, losses, metrics, neighbors, training
+from adlearn import augment, checks, dense, losses, metrics, neighbors, nets, training
 
 
 def aupro_ratio(*, images: int = 500, size: int = 256, repeats: int = 3) -> dict[str, float]:
@@ -200,6 +200,60 @@ def _csi(encoder: str, images: int) -> tuple[Tensor, torch.nn.Module, Callable[[
     return batch, detector, augment.views_of_shifts(detector.shift, recipe=csi.VIEWS)
 
 
+def dense_ratio(
+    patch_size: int, *, shrink: int = 1, size: int = 256, sample: int = 128, repeats: int = 3
+) -> dict[str, float]:
+    """Descriptors of all pixels of one image: `dense.dense_features` against the same network patch by patch.
+
+    Patch by patch is timed on `sample` of the image's patches, cut beforehand, and multiplied. Also `of_peak`, the
+    share of the machine's convolution peak that the one pass reaches, and the most `megabytes` that a fresh process
+    held for it, everything imported included.
+    """
+    from multiprocessing import get_context
+
+    torch.manual_seed(0)
+    net, image = nets.PatchNet(patch_size, shrink=shrink), torch.rand(1, 3, size, size)
+    net.to(memory_format=torch.channels_last)
+    padded = F.pad(image, (patch_size // 2, patch_size - 1 - patch_size // 2) * 2, mode="reflect")
+    places = torch.randint(size, (sample, 2))
+    patches = torch.stack([padded[0, :, r:r + patch_size, c:c + patch_size] for r, c in places.tolist()])
+    patches = patches.contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(128, 256, 5).to(memory_format=torch.channels_last)
+    maps = torch.rand(1, 128, 96, 96).contiguous(memory_format=torch.channels_last)
+
+    def everywhere() -> Tensor:
+        return dense.dense_features(net, image, patch_size)
+
+    with torch.inference_mode():
+        found = _compare(lambda: everywhere()[0, :, places[:, 0], places[:, 1]].T, lambda: net(patches).flatten(1),
+                         repeats, summary=lambda rows: rows.norm(dim=1).numpy(), rtol=1e-4)
+        found["peer_seconds"] *= size * size / sample
+        found["ratio"] = found["peer_seconds"] / found["ours_seconds"]
+        found["of_peak"] = _flops_a_second(everywhere, repeats) / _flops_a_second(lambda: layer(maps), repeats)
+    with get_context("spawn").Pool(1) as pool:
+        return found | {"megabytes": pool.apply(_held_by_dense, (patch_size, shrink, size))}
+
+
+def _flops_a_second(run: Callable, repeats: int) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return counter.get_total_flops() / statistics.median(seconds)
+
+
+def _held_by_dense(patch_size: int, shrink: int, size: int) -> float:
+    net = nets.PatchNet(patch_size, shrink=shrink)
+    with torch.inference_mode():
+        dense.dense_features(net, torch.rand(1, 3, size, size), patch_size)
+    return _peak_bytes() / 1e6
+
+
 def _compare(
     ours: Callable, peer: Callable, repeats: int, *, summary: Callable = float, rtol: float = 1e-5
 ) -> dict[str, float]:
@@ -286,6 +340,11 @@ def report() -> None:
         found = compare()
         ours, peer = found["ours_seconds"], found["peer_seconds"]
         print(f"{name}: {ours:.3g} s against {peer:.3g} s, ratio {found['ratio']:.2f}", flush=True)
+    for patch_size in nets.PATCH_LAYERS:
+        found = dense_ratio(patch_size)
+        print(f"descriptors of all pixels, 256×256, patches of {patch_size}, against patch by patch: "
+              f"{found['ours_seconds']:.3g} s against {found['peer_seconds']:.3g} s, ratio {found['ratio']:.0f}; "
+              f"{found['of_peak']:.2f} of the convolution peak; {found['megabytes']:.0f} MB", flush=True)
     for encoder in ("resnet18", "small"):
         found = step_ratio(encoder=encoder)
         print(f"a step of CSI, 256 views, {encoder}, against a bare loop on ready views: {found['ours_seconds']:.3g} s "

@@ -82,6 +82,15 @@ def test_losses_that_disagree_are_not_timed(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")                            # the peer's own, about what it imports
+def test_dense_features_are_compared_with_patches(monkeypatch):
+    found = speed.dense_ratio(33, shrink=8, size=48, sample=16, repeats=1)
+    assert found.keys() == {"ours_seconds", "peer_seconds", "ratio", "of_peak", "megabytes"}
+    assert found["ratio"] > 2                                      # a hundred on a quiet machine, at published widths
+    monkeypatch.setattr(speed.dense, "dense_features", lambda net, images, p: torch.rand(1, net.dim, 48, 48))
+    with pytest.raises(RuntimeError, match="disagree"):
+        speed.dense_ratio(33, shrink=8, size=48, sample=16, repeats=1)
+
+
 @pytest.mark.parametrize("loss", speed.LOSSES)
 def test_losses_are_compared_on_equal_work(loss):
     found = speed.loss_ratio(loss, rows=64, repeats=1)

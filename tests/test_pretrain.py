@@ -1,0 +1,114 @@
+"""How the shipped weights were made: their patches, their recipe, their record."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adlearn import backbones, pretrain
+
+SHORT = replace(pretrain.RECIPES["teacher_17_narrow"], steps=8, patches=400)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache_folder):
+    return cache_folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_drawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "DRAWN", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sources(few_drawn):
+    return pretrain.sources(0)
+
+
+def test_sources_are_photographs_textures_and_parts(sources):
+    assert len(sources) == len(pretrain.PHOTOGRAPHS) + 2 * pretrain.DRAWN
+    assert all(image.dtype == torch.uint8 and image.shape[0] == 3 and min(image.shape[1:]) == pretrain.SIDE
+               for image in sources)
+    assert len({hashlib.sha256(image.numpy().tobytes()).digest() for image in sources}) == len(sources)
+    again = pretrain.sources(0)
+    assert all(torch.equal(a, b) for a, b in zip(sources, again, strict=True))
+
+
+def test_patches_are_cut_as_the_paper_says(sources):
+    patches = pretrain.cut(sources, SHORT)
+    assert patches.shape == (400, 3, 17, 17)
+    assert patches.dtype == torch.uint8
+    assert torch.equal(patches, pretrain.cut(sources, SHORT))
+    assert not torch.equal(patches, pretrain.cut(sources, replace(SHORT, seed=1)))
+    # of images in which the red channel is the row and the green one the column, a patch shows how large it was
+    rows = torch.arange(512).mul(255).div(511, rounding_mode="floor")
+    ramps = torch.zeros(3, 512, 512, dtype=torch.uint8)
+    ramps[0], ramps[1] = rows[:, None], rows
+    found = pretrain.cut([ramps] * len(sources), SHORT).float()
+    colour = (found[:, 0] - found[:, 1]).abs().amax((1, 2)) > 0
+    assert 0.03 < 1 - colour.float().mean() < 0.2                           # one in ten is grey
+    extent = (found[colour, 0, -1, 0] - found[colour, 0, 0, 0]) * 511 / 255 * 17 / 16
+    assert extent.min() > 512 / 16 - 8
+    assert extent.max() < 512 / 4 + 8
+    assert extent.std() > 20
+    mirrored = (found[colour, 1, 0, -1] < found[colour, 1, 0, 0]).float().mean()
+    assert 0.4 < mirrored < 0.6
+
+
+def test_a_teacher_is_made_with_its_record(tmp_path, monkeypatch):
+    into = tmp_path / "weights"
+    record = pretrain.teacher("teacher_17_narrow", SHORT, into)
+    weights = into / "teacher_17_narrow.safetensors"
+    assert json.loads((into / "teacher_17_narrow.json").read_text()) == record
+    assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert record["command"] == "python -m adlearn.pretrain teacher_17_narrow --steps 8 --patches 400"
+    assert record["recipe"]["compact"] == pytest.approx(0.1)
+    assert record["explained"] < 0.5                                        # of eight steps
+    assert sorted(file.name for file in into.iterdir()) == ["teacher_17_narrow.json", weights.name]
+    monkeypatch.setattr(backbones, "SHIPPED", into)
+    assert backbones.teacher("teacher_17_narrow").origin == "adlearn"
+    first = weights.read_bytes()
+    assert pretrain.teacher("teacher_17_narrow", SHORT, into)["sha256"] == record["sha256"]         # and the same
+    assert weights.read_bytes() == first
+
+
+def test_an_interrupted_teacher_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain.students, "distil_teacher", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.teacher("teacher_17_narrow", SHORT, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_features_are_standardised_and_kept():
+    backbone = backbones.load("efficientnet_lite0", layers=pretrain.STAGES, size=SHORT.look)
+    patches, targets, seconds = pretrain.lessons(SHORT, backbone)
+    assert targets.shape == (400, sum(backbone.channels))
+    assert targets.mean(0).abs().max() < 1e-4
+    torch.testing.assert_close(targets.std(0), torch.ones(targets.shape[1]), rtol=1e-4, atol=1e-4)
+    again = pretrain.lessons(SHORT, backbone)
+    assert again[2] == seconds > 0                                          # from the cache
+    assert torch.equal(again[0], patches)
+
+
+def test_a_command_without_options_makes_what_is_shipped():
+    for name, recipe in pretrain.RECIPES.items():
+        record = backbones.shipped(name)
+        assert record["command"] == pretrain.command(name, recipe) == f"python -m adlearn.pretrain {name}"
+        settings = {key: value for key, value in record["recipe"].items() if key != "compact"}
+        assert pretrain.Recipe(**settings) == recipe
+
+
+def test_bad_commands_are_refused(tmp_path, capsys):
+    assert pretrain.main(["teacher_18"]) == 2
+    assert "name must be one of" in capsys.readouterr().err
+    assert pretrain.main(["teacher_17", "--steps", "0", "--into", str(tmp_path)]) == 2
+    assert "steps" in capsys.readouterr().err
+    assert pretrain.main(["--list"]) == 0
+    assert "teacher_65_narrow" in capsys.readouterr().out
