@@ -47,14 +47,14 @@ VERSION = 1                                     # raise it when any patch change
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a teacher is made. Decay and batch are the paper's. Its rate, 2e-4, is for far more steps than these."""
+    """How a teacher is made. Decay and batch are the paper's. Its rate, 2e-4, is for far more steps."""
 
     patch_size: int
     shrink: int
     steps: int
+    lr: float
     patches: int = 24_000
     batch_size: int = 64
-    lr: float = 1e-3
     weight_decay: float = 1e-5
     look: int = 64                              # pixels to which a patch is enlarged for the backbone
     seed: int = 0
@@ -67,8 +67,8 @@ class Recipe:
 
 
 # What two cores do in half an hour or less; all would gain by more.
-STEPS = {17: (1500, 6000), 33: (1200, 6000), 65: (600, 4000)}               # published widths, narrow
-RECIPES = {name: Recipe(p, shrink, steps=STEPS[p][shrink > 1])
+STEPS = {17: (700, 4000), 33: (700, 4000), 65: (400, 2500)}                 # published widths, narrow
+RECIPES = {name: Recipe(p, shrink, steps=STEPS[p][shrink > 1], lr=2e-3 if shrink > 1 else 1e-3)
            for name, (p, shrink) in backbones.TEACHERS.items()}
 
 

@@ -70,6 +70,17 @@ def test_a_patch_beside_is_the_patch_moved():
     assert max(noise) < 0.11                                                # one of the 81 places fits, but for noise
 
 
+def test_first_weights_are_evened_out():
+    torch.manual_seed(0)
+    net, patches = nets.PatchNet(33, shrink=8), torch.rand(64, 3, 33, 33)
+    students.even_out(net, patches)
+    for depth in (2, 5, 7, 9):                                              # behind each convolution
+        found = net[:depth](patches)
+        assert found.mean((0, 2, 3)).abs().max() < 1e-4
+        assert (found.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    assert torch.equal(net[0].weight, nets.PatchNet(33)[0].weight)
+
+
 @pytest.mark.parametrize("metric", [0.0, 0.1])
 def test_a_teacher_learns_what_a_large_network_says(metric):
     torch.manual_seed(0)

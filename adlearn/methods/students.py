@@ -50,7 +50,8 @@ def distil_teacher(
 ) -> tuple[nn.Linear, list[float]]:
     """Train `net` to describe patches so that a linear layer finds in the description what a large network says.
 
-    Section 3.1 of the paper. Of its three losses the last, L_m, is for those who have no large network to ask.
+    Section 3.1 of the paper. Of its three losses the last, L_m, is for those who have no large network to ask. The first
+    weights are evened out, see `even_out`; what the paper starts from it does not print.
 
     Args:
         net: patches (B, 3, p, p) in [0, 1] to descriptors (B, d, 1, 1); changed in place, ends in evaluation mode.
@@ -71,6 +72,7 @@ def distil_teacher(
     if patches.dtype != torch.uint8 or patches.ndim != 4 or targets.ndim != 2 or len(patches) != len(targets):
         raise ValueError(f"patches must be (N, 3, p, p) bytes and targets (N, D), got {patches.dtype} "
                          f"{tuple(patches.shape)} and {tuple(targets.shape)}")
+    even_out(net, patches[:256].to(where).float() / 255)
     decode = nn.Linear(net.dim, targets.shape[1]).to(where)
     both = nn.ModuleList([net, decode])
 
@@ -87,6 +89,23 @@ def distil_teacher(
         optimizer=training.Adam([w for w in both.parameters() if w.requires_grad], lr=lr, weight_decay=weight_decay),
         callback=callback)
     return decode, history
+
+
+@torch.no_grad()
+def even_out(net: PatchNet, patches: Tensor) -> None:
+    """Scale and shift the first weights so that each channel of each layer has mean 0 and deviation 1 on some patches.
+
+    Without it every channel of these networks says at first how bright the patch is, and hundreds of steps pass until
+    they part. Salimans and Kingma, "Weight normalization", 2016, section 3.
+    """
+    x = patches
+    for layer in net:
+        if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad:
+            found = layer(x)
+            mean, std = found.mean((0, 2, 3)), found.std((0, 2, 3)).clamp_min(1e-6)
+            layer.weight.div_(std[:, None, None, None])
+            layer.bias.sub_(mean).div_(std)
+        x = layer(x)
 
 
 def correlated(descriptors: Tensor) -> Tensor:
