@@ -56,7 +56,7 @@ def short_training():
                                        ("FastAnoGAN", "encoder_steps", 60), ("DeepSVDD", "training_steps", 40),
                                        ("DeepSVDD", "pretraining_steps", 40), ("GOAD", "training_steps", 25),
                                        ("TwoStage", "training_steps", 8), ("CSI", "training_steps", 30),
-                                       ("UninformedStudents", "training_steps", 40)):
+                                       ("UninformedStudents", "training_steps", 16)):
             patch.setattr(getattr(methods, name), attribute, dict.fromkeys(runtime.PROFILES, steps))
         yield
 

@@ -29,7 +29,7 @@ def stripes(count, seed=1, side=32):
 @pytest.fixture(scope="module")
 def scale():
     torch.manual_seed(0)
-    return students.Scale("teacher_17_narrow", students=3, seen=4)
+    return students.Scale("teacher_17_narrow", seen=4).enrol(3)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_some_patches_are_every_pixels_equally_often():
     torch.manual_seed(0)
     side = 24
     for name, stride in (("teacher_17_narrow", 1), ("teacher_33_narrow", 4)):
-        scale = students.Scale(name, students=1, seen=4)
+        scale = students.Scale(name, seen=4)
         numbers = torch.arange(side * side, dtype=torch.float32).view(1, 1, side, side)
         counts = torch.zeros(side * side, dtype=torch.int64)
         draws = 4000

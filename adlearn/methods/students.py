@@ -154,11 +154,10 @@ def prepared(images: Tensor, size: int) -> Tensor:
 
 
 class Scale(nn.Module):
-    """The teacher and the students of one patch size.
+    """The teacher and the students of one patch size; there are none of these before `enrol`.
 
     Args:
         name: of the teacher, see `backbones.teacher`.
-        students: M.
         seen: patches a side of the square of each image that a training step looks at.
 
     Attributes:
@@ -166,16 +165,21 @@ class Scale(nn.Module):
         error_, disagreement_: (2,) each, mean and deviation on held-out normal images.
     """
 
-    def __init__(self, name: str, *, students: int, seen: int = 8):
+    def __init__(self, name: str, *, seen: int = 8):
         super().__init__()
-        self.teacher, self.seen = backbones.teacher(name), seen
+        self.teacher, self.students, self.seen = backbones.teacher(name), nn.ModuleList(), seen
         net = self.teacher.net
         self.patch_size, self.stride = net.patch_size, net.stride
-        self.students = nn.ModuleList(PatchNet(net.patch_size, shrink=net.shrink) for _ in range(students))
-        self.students.to(memory_format=torch.channels_last)
         for name, start in (("mean_", torch.zeros(net.dim)), ("std_", torch.ones(net.dim)),
                             ("error_", torch.tensor([0.0, 1.0])), ("disagreement_", torch.tensor([0.0, 1.0]))):
             self.register_buffer(name, start)
+
+    def enrol(self, count: int) -> Self:
+        """Take so many students, with the teacher's layers and first weights of their own."""
+        net = self.teacher.net
+        self.students = nn.ModuleList(PatchNet(net.patch_size, shrink=net.shrink) for _ in range(count))
+        self.students.to(memory_format=torch.channels_last)
+        return self
 
     def some(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A square of the images at a place drawn at random, (B, 3, w, w), with `seen` × `seen` patches in it.
@@ -267,11 +271,14 @@ class UninformedStudents(Trained):
         if students == 1 and score_by != "error":
             raise ValueError(f"students must be at least 2 to disagree, got 1: take score_by='error', got {score_by!r}")
 
+        self.scales = nn.ModuleList(Scale(_name(p, self.narrow)) for p in self.patch_sizes)
+
     def side_of(self, images: Tensor) -> int:
         return self.size
 
     def build(self, channels: int, side: int) -> None:
-        self.scales = nn.ModuleList(Scale(_name(p, self.narrow), students=self.students) for p in self.patch_sizes)
+        for scale in self.scales:
+            scale.enrol(self.students)
 
     def fit(self, images, *, held_out=None, epochs: int | None = None, batch_size: int = 4, lr: float | None = None,
             callback: Callable[[int, Detector], None] | None = None) -> Self:
