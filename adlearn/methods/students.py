@@ -260,7 +260,7 @@ class UninformedStudents(Trained):
         score_by: "sum", "error" (e alone) or "disagreement" (v alone).
     """
 
-    training_steps: ClassVar = {"quick": 1_000, "gpu": 10_000, "paper": 40_000}
+    training_steps: ClassVar = {"quick": 1_500, "gpu": 10_000, "paper": 40_000}
 
     def __init__(self, *, patch_sizes: tuple[int, ...] = (17, 33, 65), students: int = 3, narrow: bool | None = None,
                  size: int | None = None, score_by: str = "sum"):
