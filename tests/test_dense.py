@@ -129,3 +129,14 @@ def test_neither_images_nor_layers_are_changed():
         dense.dense_features(net, images, 3)
     assert torch.equal(images, before)
     assert not net[2].inplace
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_as_on_the_cpu():
+    torch.manual_seed(0)
+    net, images = nets.PatchNet(33, shrink=8), torch.rand(3, 3, 40, 48)
+    with torch.no_grad():
+        wanted = dense.dense_features(net, images, 33)
+        found = dense.dense_features(net.cuda(), images.cuda(), 33)
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-2, atol=1e-2)               # TF32 may be on

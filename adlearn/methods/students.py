@@ -379,8 +379,8 @@ class OnDescriptors(Detector):
     Args:
         rule: "nearest_neighbor", "one_class_svm" or "kmeans" (ten centres).
         patch_sizes, narrow, size: as for `UninformedStudents`.
-        sample: descriptors that the rule learns from, None for 10,000 in the quick profile, else 50,000 as in the paper;
-            the support vector machine takes a tenth of them.
+        sample: descriptors that the rule learns from, None for 10,000 in the quick profile and else the paper's
+            50,000; the support vector machine takes a tenth of them.
         variance: share of the variance that PCA keeps, in (0, 1].
     """
 
