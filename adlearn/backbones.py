@@ -81,9 +81,9 @@ class Backbone(Frozen):
 class Teacher(Frozen):
     """The descriptor of the patch around every pixel: images (B, 3, H, W) in [0, 1] to (B, dim, H, W).
 
-    `net`, a `PatchNet`, is the same on patches. It was distilled from EfficientNet-Lite0 on patches of photographs,
-    drawn textures and drawn parts by `adlearn.pretrain`, and not on any solar cell. Bergmann et al., "Uninformed
-    Students", 2020, section 3.1.
+    `net`, a `PatchNet`, is the same on patches. Those that this package ships were distilled from EfficientNet-Lite0 by
+    `adlearn.pretrain`, on patches of photographs, drawn textures and drawn parts, and not of any solar cell. Bergmann
+    et al., "Uninformed Students", 2020, section 3.1.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -147,8 +147,16 @@ def teacher(name: str) -> Teacher:
 
 
 def shipped(name: str) -> dict:
-    """How weights that this package ships were made: settings, seconds, device, quality and sha256 of the file."""
-    return json.loads((SHIPPED / f"{name}.json").read_text(encoding="utf-8"))
+    """How a teacher that this package ships was made: settings, seconds, device, quality and sha256 of the file.
+
+    Raises:
+        ValueError: an unknown name.
+        FileNotFoundError: an installation without its weights.
+    """
+    path = SHIPPED / f"{checks.choice(name, TEACHERS, 'name')}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no record of {name!r}: install adlearn again")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _ascending(layers) -> bool:

@@ -52,9 +52,9 @@ def dense_features(net: nn.Module, images: Tensor, patch_size: int) -> Tensor:
     layers = list(_layers(net))
     field = _field(layers, p)
     before, after = p // 2, max(field - 1 - p // 2, 0)              # rows that no output depends on are not made
-    if images.ndim != 4 or min(images.shape[2:]) <= max(before, after):
+    if not isinstance(images, Tensor) or images.ndim != 4 or min(images.shape[2:]) <= max(before, after):
         raise ValueError(f"images must be (B, C, H, W) with more than {max(before, after)} pixels a side, whose border "
-                         f"can be reflected for patches of {p}, got {tuple(images.shape)}")
+                         f"can be reflected for patches of {p}, got {tuple(getattr(images, 'shape', ()))}")
     parts = [images] if torch.is_grad_enabled() else images.split(1)
     padded = (F.pad(part, (before, after, before, after), mode="reflect") for part in parts)
     found = [_everywhere(layers, part)[:, :, :images.shape[2], :images.shape[3]] for part in padded]
@@ -86,16 +86,16 @@ def _everywhere(layers: list[tuple[str, nn.Module]], x: Tensor) -> Tensor:
 def _layers(net: nn.Module, name: str = "net") -> Iterator[tuple[str, nn.Module]]:
     """All layers of nested sequences, in order, each with its name; refuses those that are not exact everywhere."""
     kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, *POINTWISE, *QUIET)
+    if net._forward_hooks or net._forward_pre_hooks:
+        raise ValueError(f"{name}, a {type(net).__name__}, has hooks, which would see an image in place of a patch: "
+                         "remove them")
     if type(net).forward is nn.Sequential.forward:
-        for key, layer in net.named_children():
+        for key, layer in net._modules.items():                 # named_children leaves out a layer that comes again
             yield from _layers(layer, f"{name}.{key}")
         return
     if type(net).forward not in {kind.forward for kind in kinds}:
         raise ValueError(f"{name} is a {type(net).__name__}, of which it is not known whether it is the same at every "
                          "pixel: use convolutions, poolings and pointwise layers in an nn.Sequential")
-    if net._forward_hooks or net._forward_pre_hooks:
-        raise ValueError(f"{name}, a {type(net).__name__}, has hooks, which would see an image in place of a patch: "
-                         "remove them")
     if isinstance(net, nn.Conv2d) and type(net)._conv_forward is not nn.Conv2d._conv_forward:
         raise ValueError(f"{name}, a {type(net).__name__}, multiplies in a way of its own: use nn.Conv2d")
     if isinstance(net, QUIET) and net.training:

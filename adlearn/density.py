@@ -182,6 +182,8 @@ class KMeans(StateSized):
 
 def principal_axes(rows: Tensor, variance: float) -> tuple[Tensor, Tensor]:
     """Mean (D,) of rows (N, D), and as many principal axes, (D, d), as hold a share of their variance, in (0, 1]."""
+    if (rows == rows[:1]).all():
+        raise ValueError(f"rows must differ from one another, got {len(rows)} equal")
     mean = rows.mean(0)
     spread, axes = torch.linalg.eigh(torch.cov(rows.T.double()))                            # ascending
     explained = spread.flip(0).cumsum(0) / spread.sum()

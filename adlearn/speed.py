@@ -211,11 +211,11 @@ def dense_ratio(
     """
     from multiprocessing import get_context
 
-    torch.manual_seed(0)
-    net, image = nets.PatchNet(patch_size, shrink=shrink), torch.rand(1, 3, size, size)
-    net.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    net = nets.PatchNet(patch_size, shrink=shrink).to(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, size, size, generator=generator)
     padded = F.pad(image, (patch_size // 2, patch_size - 1 - patch_size // 2) * 2, mode="reflect")
-    places = torch.randint(size, (sample, 2))
+    places = torch.randint(size, (sample, 2), generator=generator)
     patches = torch.stack([padded[0, :, r:r + patch_size, c:c + patch_size] for r, c in places.tolist()])
     patches = patches.contiguous(memory_format=torch.channels_last)
     layer = torch.nn.Conv2d(128, 256, 5).to(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ of which the chapters show, and nothing in a study is chosen by its figures.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -233,6 +234,8 @@ def judge(build: Callable[[], Detector], split: data.OneClass, seed: int, **sett
         for images in (split.train, split.test):
             detector.descriptions(images, 64)
     clock.append(time.perf_counter())
+    if "held_out" in inspect.signature(detector.fit).parameters:
+        settings = {"held_out": split.calibration, **settings}
     detector.fit(split.train, **settings)
     clock.append(time.perf_counter())
     maps = maps_of(detector, split.test) if split.masks is not None else {}
@@ -259,8 +262,8 @@ def maps_of(detector: Detector, images: Tensor) -> dict[str, Tensor]:
         return {}
     if not isinstance(detector, UninformedStudents):
         return {"": detector.localize(images)}
-    parts = training.collect(detector.maps, images, batch_size=8, device=runtime.device())      # (M, L, 2, H, W)
-    found = {"": parts.sum(2).mean(1), "_error": parts[:, :, 0].mean(1), "_disagreement": parts[:, :, 1].mean(1)}
+    parts = training.collect(detector.maps, images, device=runtime.device())                    # (M, L, 2, H, W)
+    found = {"": detector.combine(parts), "_error": parts[:, :, 0].mean(1), "_disagreement": parts[:, :, 1].mean(1)}
     if len(detector.patch_sizes) > 1:
         found |= {f"_{p}": parts[:, i].sum(1) for i, p in enumerate(detector.patch_sizes)}
     return found

@@ -27,9 +27,6 @@ def test_the_published_networks_at_every_pixel(p):
     found = dense.dense_features(net, images, p)
     assert found.shape == (2, 16, 37, 40)
     assert (found - wanted).abs().max() < 1e-5 * wanted.std()
-    corner = images[:1, :, :33, :33].double()
-    assert (dense.dense_features(net.double(), corner, p) - by_patch(net, corner, p)).abs().max() < 1e-12
-    net.float()
     with torch.no_grad():
         torch.testing.assert_close(dense.dense_features(net, images, p), found, rtol=0, atol=1e-6)    # one by one
 
@@ -93,7 +90,42 @@ def watched():
     return net
 
 
+def watched_outside():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 3)))
+    net[0].register_forward_pre_hook(lambda *_: None)
+    return net
+
+
+def test_layers_that_come_twice():
+    torch.manual_seed(0)
+    tanh, pool = nn.Tanh(), nn.MaxPool2d(2)
+    net = nn.Sequential(nn.Conv2d(3, 4, 2), tanh, pool, nn.Conv2d(4, 4, 2), tanh, pool, nn.Conv2d(4, 2, 2), tanh)
+    images = torch.rand(1, 3, 14, 13)
+    assert (dense.dense_features(net, images, 11) - by_patch(net, images, 11)).abs().max() < 1e-6
+
+
+def test_groups_oblong_kernels_and_divisors():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, (2, 3), stride=(1, 2), groups=2), nn.Sequential(
+        nn.AvgPool2d((2, 1), stride=1, divisor_override=3), nn.ReLU()), nn.Conv2d(6, 2, (3, 2)))
+    images = torch.rand(1, 4, 12, 12)
+    assert (dense.dense_features(net, images, 5) - by_patch(net, images, 5)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("p", nets.PATCH_LAYERS)
+def test_the_published_widths_at_some_pixels(p):
+    torch.manual_seed(0)
+    net, images = nets.PatchNet(p).double(), torch.rand(1, 3, 40, 48, dtype=torch.float64)
+    padded = F.pad(images, (p // 2, p - 1 - p // 2) * 2, mode="reflect")
+    with torch.no_grad():
+        found = dense.dense_features(net, images, p)[0]
+        for r, c in ((0, 0), (0, 47), (39, 0), (39, 47), (11, 30), (20, 5), (21, 6)):
+            wanted = net(padded[:, :, r:r + p, c:c + p])[0, :, 0, 0]
+            assert (found[:, r, c] - wanted).abs().max() < 1e-12                        # in single precision rounding
+
+
 @pytest.mark.parametrize(("net", "p", "message"), [
+    (watched_outside(), 3, "net.0, a Sequential, has hooks"),
     (nn.Sequential(Doubled(3, 2, 3)), 3, "net.0, a Doubled, multiplies in a way of its own"),
     (watched(), 3, "net.0, a Conv2d, has hooks"),
     (nn.Sequential(nn.Conv2d(3, 2, 3, padding=1)), 3, "net.0, a Conv2d, pads the patch"),

@@ -38,7 +38,7 @@ def test_sources_are_photographs_textures_and_parts(sources):
     assert all(torch.equal(a, b) for a, b in zip(sources, again, strict=True))
 
 
-def test_patches_are_cut_as_the_paper_says(sources):
+def test_patches_are_cut_as_it_is_said(sources):
     patches = pretrain.cut(sources, SHORT)
     assert patches.shape == (400, 3, 17, 17)
     assert patches.dtype == torch.uint8
@@ -86,6 +86,27 @@ def test_an_interrupted_teacher_leaves_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "weights").exists()
 
 
+def test_an_interrupted_training_goes_on(tmp_path, monkeypatch):
+    recipe = replace(SHORT, steps=18)                                       # three epochs of 360 patches
+    whole = pretrain.teacher("teacher_17_narrow", recipe, tmp_path / "whole")
+    keep, kept = pretrain.students.training._Checkpoint.keep, []
+
+    def stop_after_two(self, losses):
+        keep(self, losses)
+        kept.append(len(losses))
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain.students.training._Checkpoint, "keep", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.teacher("teacher_17_narrow", recipe, tmp_path / "rest")
+    rest = pretrain.teacher("teacher_17_narrow", recipe, tmp_path / "rest")
+    assert kept == [1, 2, 3]
+    assert rest["sha256"] == whole["sha256"]
+    assert rest["seconds"]["resumed"]
+    assert "resumed" not in whole["seconds"]
+
+
 def test_features_are_standardised_and_kept():
     backbone = backbones.load("efficientnet_lite0", layers=pretrain.STAGES, size=SHORT.look)
     patches, targets, seconds = pretrain.lessons(SHORT, backbone)
@@ -108,6 +129,8 @@ def test_a_command_without_options_makes_what_is_shipped():
 def test_bad_commands_are_refused(tmp_path, capsys):
     assert pretrain.main(["teacher_18"]) == 2
     assert "name must be one of" in capsys.readouterr().err
+    assert pretrain.main(["teacher_17", "--steps", "10"]) == 2
+    assert "would replace the one that is shipped" in capsys.readouterr().err
     assert pretrain.main(["teacher_17", "--steps", "0", "--into", str(tmp_path)]) == 2
     assert "steps" in capsys.readouterr().err
     assert pretrain.main(["--list"]) == 0

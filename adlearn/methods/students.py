@@ -19,14 +19,15 @@ Latent Embeddings", CVPR 2020. `OnDescriptors` holds the rivals that they build 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import backbones, checks, density, neighbors, runtime, training
+from adlearn import backbones, checks, density, losses, neighbors, runtime, training
 from adlearn.data.folder import as_images
 from adlearn.dense import dense_features
 from adlearn.detector import Detector, Trained
@@ -47,6 +48,7 @@ def distil_teacher(
     compact: float = 1.0,
     metric: float = 0.0,
     callback: Callable[[int, nn.Module], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> tuple[nn.Linear, list[float]]:
     """Train `net` to describe patches so that a linear layer finds in the description what a large network says.
 
@@ -56,22 +58,23 @@ def distil_teacher(
     Args:
         net: patches (B, 3, p, p) in [0, 1] to descriptors (B, d, 1, 1); changed in place, ends in evaluation mode.
         patches: (N, 3, p, p) uint8, of images of anything but what is to be inspected.
-        targets: (N, D), standardised: what the large network says of each, P(p).
+        targets: (N, D): what the large network says of each, P(p); standardised, so that no dimension of it rules.
         steps: about so many, in whole epochs.
-        batch_size, lr, weight_decay: of Adam, as printed.
+        batch_size, lr, weight_decay: of Adam, as the paper's; but here the rate falls to 0, see `training.train`.
         compact, metric: the weights λ_c and λ_m; that of L_k is 1.
-        callback: see `training.train`.
+        callback, checkpoint: see `training.train`.
 
     Returns:
         The linear layer D, (B, d) to (B, D), and the mean loss of each epoch.
 
     Raises:
-        ValueError: patches and targets that do not belong together.
+        ValueError: patches and targets that do not belong together, or to this network.
     """
-    where = training.device_of(net)
-    if patches.dtype != torch.uint8 or patches.ndim != 4 or targets.ndim != 2 or len(patches) != len(targets):
-        raise ValueError(f"patches must be (N, 3, p, p) bytes and targets (N, D), got {patches.dtype} "
-                         f"{tuple(patches.shape)} and {tuple(targets.shape)}")
+    where, p = training.device_of(net), net.patch_size
+    if (patches.dtype != torch.uint8 or patches.shape[1:] != (3, p, p) or targets.ndim != 2
+            or len(patches) != len(targets) or len(patches) < 2):
+        raise ValueError(f"patches must be (N, 3, {p}, {p}) bytes and targets (N, D), at least two of each, got "
+                         f"{patches.dtype} {tuple(patches.shape)} and {tuple(targets.shape)}")
     even_out(net, patches[:256].to(where).float() / 255)
     decode = nn.Linear(net.dim, targets.shape[1]).to(where)
     both = nn.ModuleList([net, decode])
@@ -79,15 +82,15 @@ def distil_teacher(
     def loss(batch: Tensor, wanted: Tensor) -> Tensor:
         batch = (batch.float() / 255).contiguous(memory_format=torch.channels_last)
         said = net(batch).flatten(1).float()                                            # (B, d)
-        total = (decode(said) - wanted).square().sum(1).mean() + compact * correlated(said)
+        total = (decode(said) - wanted).square().sum(1).mean() + compact * compactness(said)
         if metric:
-            total = total + metric * triplets(said, net(beside(batch)).flatten(1).float())
+            total = total + metric * metric_loss(said, net(shifted(batch)).flatten(1).float())
         return total
 
     history = training.train(
         both, loss, patches, targets, epochs=training.passes(len(patches), batch_size, steps), batch_size=batch_size,
         optimizer=training.Adam([w for w in both.parameters() if w.requires_grad], lr=lr, weight_decay=weight_decay),
-        callback=callback)
+        callback=callback, checkpoint=checkpoint)
     return decode, history
 
 
@@ -108,7 +111,8 @@ def even_out(net: PatchNet, patches: Tensor) -> None:
         x = layer(x)
 
 
-def correlated(descriptors: Tensor) -> Tensor:
+@losses.full_precision()
+def compactness(descriptors: Tensor) -> Tensor:
     """L_c: the squared correlations of all pairs of different dimensions over a batch (B, d), summed.
 
     Descriptors whose dimensions all say something of their own are compact. Between dimensions, not between samples,
@@ -120,8 +124,8 @@ def correlated(descriptors: Tensor) -> Tensor:
     return correlation.square().sum() - correlation.diagonal().square().sum()
 
 
-def triplets(anchors: Tensor, positives: Tensor, *, margin: float = 10.0) -> Tensor:
-    """L_m: patches beside each other, (B, d) each, lie nearer than patches of other images: [δ + δ⁺ − δ⁻]₊.
+def metric_loss(anchors: Tensor, positives: Tensor, *, margin: float = 10.0) -> Tensor:
+    """L_m: a patch lies nearer to itself, shifted, than to another patch, (B, d) each: the mean of [δ + δ⁺ − δ⁻]₊.
 
     The negative of a row is the next one; δ⁻ is the smaller of its squared distances to anchor and positive.
     """
@@ -131,7 +135,7 @@ def triplets(anchors: Tensor, positives: Tensor, *, margin: float = 10.0) -> Ten
     return F.relu(margin + near - far).mean()
 
 
-def beside(patches: Tensor) -> Tensor:
+def shifted(patches: Tensor) -> Tensor:
     """The same patches moved by up to a quarter of their side, their border reflected, and with noise of 0.1."""
     p = patches.shape[2]
     reach = (p - 1) // 4
@@ -145,12 +149,16 @@ def beside(patches: Tensor) -> Tensor:
 # The students ------------------------------------------------------------------------------------------------
 
 
-def prepared(images: Tensor, size: int) -> Tensor:
-    """Images (B, 1 or 3, H, W) in three channels and `size` × `size` pixels."""
-    images = images.expand(-1, 3, -1, -1)
-    if images.shape[2:] == (size, size):
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images or maps (B, C, h, w) at another size, (B, C, H, W)."""
+    if images.shape[2:] == size:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def as_input(images: Tensor, size: int) -> Tensor:
+    """Images (B, 1 or 3, H, W) as the networks take them, (B, 3, size, size)."""
+    return resized(images, (size, size)).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 class Scale(nn.Module):
@@ -158,7 +166,7 @@ class Scale(nn.Module):
 
     Args:
         name: of the teacher, see `backbones.teacher`.
-        seen: patches a side of the square of each image that a training step looks at.
+        seen: patches a side of the square of each image that a training step looks at, at most.
 
     Attributes:
         mean_, std_: (d,), μ and σ.
@@ -170,9 +178,9 @@ class Scale(nn.Module):
         self.teacher, self.students, self.seen = backbones.teacher(name), nn.ModuleList(), seen
         net = self.teacher.net
         self.patch_size, self.stride = net.patch_size, net.stride
-        for name, start in (("mean_", torch.zeros(net.dim)), ("std_", torch.ones(net.dim)),
+        for buffer, start in (("mean_", torch.zeros(net.dim)), ("std_", torch.ones(net.dim)),
                             ("error_", torch.tensor([0.0, 1.0])), ("disagreement_", torch.tensor([0.0, 1.0]))):
-            self.register_buffer(name, start)
+            self.register_buffer(buffer, start)
 
     def enrol(self, count: int) -> Self:
         """Take so many students, with the teacher's layers and first weights of their own."""
@@ -181,22 +189,22 @@ class Scale(nn.Module):
         self.students.to(memory_format=torch.channels_last)
         return self
 
-    def some(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A square of the images at a place drawn at random, (B, 3, w, w), with `seen` × `seen` patches in it.
+    def windows(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A square of each image, (B, 3, w, w), at a place drawn at random, with `seen` × `seen` patches in it.
 
         They lie as far apart as the networks step by themselves, which is what makes them cheap. Every pixel's patch is
-        drawn equally often, those whose patch reaches over the border too, which is reflected.
+        drawn equally often, those whose patch reaches over the border too, which is reflected. Where the image has not
+        a multiple of `seen` such patches a side, there are fewer in a square.
         """
         p, rows = self.patch_size, images.shape[2] // self.stride
+        side = max(count for count in range(1, self.seen + 1) if rows % count == 0)
+        width = self.stride * (side - 1) + p
         padded = F.pad(images, (p // 2, p - 1 - p // 2) * 2, mode="reflect")
-        parts = torch.arange(rows).split(self.seen)
-        cuts = []
-        for _ in range(2):
-            first = int(torch.randint(self.stride, (), generator=generator))
-            part = parts[int(torch.randint(len(parts), (), generator=generator))]
-            first += self.stride * int(part[0])
-            cuts.append(slice(first, first + self.stride * (len(part) - 1) + p))
-        return padded[:, :, cuts[0], cuts[1]].contiguous(memory_format=torch.channels_last)
+        places = (torch.randint(self.stride, (len(images), 2), generator=generator)
+                  + torch.randint(rows // side, (len(images), 2), generator=generator) * side * self.stride)
+        found = [image[:, top:top + width, left:left + width]
+                 for image, (top, left) in zip(padded, places.tolist(), strict=True)]
+        return torch.stack(found).contiguous(memory_format=torch.channels_last)
 
     def target(self, said: Tensor) -> Tensor:
         """y of what the teacher said, (B, d, h, w)."""
@@ -204,12 +212,9 @@ class Scale(nn.Module):
 
     def loss(self, images: Tensor) -> Tensor:
         """The students' summed loss on some patches of the images; its mean over all draws is that on all pixels."""
-        patches = self.some(images)
+        patches = self.windows(images)
         wanted = self.target(self.teacher.net(patches))
-        rows = images.shape[2] // self.stride
-        parts = -(-rows // self.seen)
-        usual = len(images) * (rows / parts) ** 2                   # patches in a draw, on average
-        return sum((student(patches).float() - wanted).square().sum() for student in self.students) / usual
+        return sum((student(patches).float() - wanted).square().sum(1).mean() for student in self.students)
 
     def deviations(self, said: Tensor, answers: list[Tensor]) -> tuple[Tensor, Tensor]:
         """e and v, (B, h, w) each, of the teacher's descriptors and the students', (B, d, h, w) each."""
@@ -223,26 +228,30 @@ class Scale(nn.Module):
         return self.deviations(self.teacher(images),
                                [dense_features(student, images, self.patch_size) for student in self.students])
 
-    def standardise_targets(self, images: Tensor, *, batch_size: int = 32, draws: int = 8) -> None:
-        """Set μ and σ, from patches at `draws` places of each image."""
+    def standardise_targets(self, images: Tensor) -> None:
+        """Set μ and σ, from 64 patches at each of eight places of each image; the paper takes all."""
         rows = torch.cat([self.teacher.net(patches).flatten(2).movedim(1, 2).flatten(0, 1).float()      # (·, d)
-                          for patches in self._drawn(images, batch_size, draws)])
-        self.mean_, self.std_ = rows.mean(0), rows.std(0).clamp_min(1e-6)
+                          for patches in self._drawn(images)])
+        std = rows.std(0)
+        if std.max() < 1e-6:
+            raise ValueError("images must differ from one another and hold more than one colour: the teacher says the "
+                             "same of all their patches")
+        self.mean_, self.std_ = rows.mean(0), std.clamp_min(1e-6)
 
-    def standardise_scores(self, images: Tensor, *, batch_size: int = 8, draws: int = 8) -> None:
-        """Set e_μ, e_σ, v_μ and v_σ, from patches at `draws` places of each held-out image."""
+    def standardise_scores(self, images: Tensor) -> None:
+        """Set e_μ, e_σ, v_μ and v_σ, from such patches of each held-out image."""
         found = [self.deviations(self.teacher.net(patches), [student(patches) for student in self.students])
-                 for patches in self._drawn(images, batch_size, draws)]
+                 for patches in self._drawn(images)]
         for buffer, values in zip((self.error_, self.disagreement_), zip(*found, strict=True), strict=True):
             values = torch.cat([value.flatten() for value in values])
             buffer.copy_(torch.stack([values.mean(), values.std().clamp_min(1e-12)]))
 
-    def _drawn(self, images: Tensor, batch_size: int, draws: int):
+    def _drawn(self, images: Tensor, *, times: int = 8, batch_size: int = 16) -> Iterator[Tensor]:
         """Patches at places that are the same each time, so that looking does not change what is drawn afterwards."""
         generator = torch.Generator().manual_seed(0)
-        for _ in range(draws):
+        for _ in range(times):
             for batch in images.split(batch_size):
-                yield self.some(batch.to(self.mean_.device), generator)
+                yield self.windows(batch.to(self.mean_.device), generator)
 
 
 SCORES = ("sum", "error", "disagreement")
@@ -284,16 +293,24 @@ class UninformedStudents(Trained):
             callback: Callable[[int, Detector], None] | None = None) -> Self:
         """Train the students on normal images.
 
-        The paper takes one image a step, with all of its pixels. Neighbouring pixels teach much the same: here a step
-        sees 64 patches of each of `batch_size` images.
+        The paper takes one image a step, with all of its pixels, and one rate. Neighbouring pixels teach much the same:
+        here a step sees 64 patches of each of some images, and the rate falls to 0. `losses_` is the sum over all
+        students of all patch sizes.
 
         Args:
             held_out: normal images from which e_μ, e_σ, v_μ and v_σ are taken; None sets a tenth of `images` aside.
             epochs: None for as many as give the profile's number of steps.
+            batch_size: images a step.
             lr: of Adam; None for the profile's.
             callback: see `training.train`.
+
+        Raises:
+            ValueError: fewer than three images, or two and others held out; images that are all alike.
         """
         images = as_images(images)[:]
+        if len(images) < (3 if held_out is None else 2):
+            raise ValueError(f"images must be at least 3 to learn from and to hold one out, got {len(images)}")
+        lr = runtime.pick(**RATES) if lr is None else checks.between(lr, 0, 1, "lr")
         if held_out is None:
             order = torch.randperm(len(images))
             aside = max(1, len(images) // 10)
@@ -309,14 +326,14 @@ class UninformedStudents(Trained):
 
         weights = [weight for scale in new.scales for weight in scale.students.parameters() if weight.requires_grad]
         training.train(new, new.loss, images, epochs=epochs, batch_size=batch_size, history=new.losses_,
-                       optimizer=training.Adam(weights, lr=lr or runtime.pick(**RATES), weight_decay=1e-5),
+                       optimizer=training.Adam(weights, lr=lr, weight_decay=1e-5),
                        callback=look if callback else None)
         new.standardise_scores(held_out)
         return self.take(new)
 
     def seen_as(self, images: Tensor) -> Tensor:
         """The images as the networks take them, (B, 3, size, size)."""
-        return prepared(self.recoloured(images), self.size)
+        return as_input(self.recoloured(images), self.size)
 
     def loss(self, images: Tensor) -> Tensor:
         return sum(scale.loss(images) for scale in self.scales)
@@ -334,20 +351,30 @@ class UninformedStudents(Trained):
     def embed(self, images: Tensor) -> Tensor:
         """The mean descriptor of an image in the words of the first student of each patch size, (B, Σ d)."""
         images = self.seen_as(images)
-        return torch.cat([dense_features(scale.students[0], images, scale.patch_size).mean((2, 3))
+        return torch.cat([torch.cat([dense_features(scale.students[0], image, scale.patch_size).mean((2, 3))
+                                     for image in images.split(1)])
                           for scale in self.scales], dim=1)
 
     def maps(self, images: Tensor) -> Tensor:
         """Standardised e and v of each of the L patch sizes at every pixel, (B, L, 2, H, W)."""
-        seen, found = self.seen_as(images), []
+        found = torch.cat([self._maps_of_one(image) for image in self.seen_as(images).split(1)])
+        return resized(found, images.shape[2:]).unflatten(1, (-1, 2))
+
+    def _maps_of_one(self, image: Tensor) -> Tensor:
+        """(1, 2 L, S, S) of (1, 3, S, S): one image at a time, as the descriptors of all its pixels are many."""
+        found = []
         for scale in self.scales:
-            for values, (mean, std) in zip(scale.maps(seen), (scale.error_, scale.disagreement_), strict=True):
-                found.append((values - mean) / std)                                     # (B, S, S)
-        return at(torch.stack(found, dim=1), images).unflatten(1, (-1, 2))
+            for values, (mean, std) in zip(scale.maps(image), (scale.error_, scale.disagreement_), strict=True):
+                found.append((values - mean) / std)                                     # (1, S, S)
+        return torch.stack(found, dim=1)
+
+    def combine(self, maps: Tensor) -> Tensor:
+        """What `score_by` makes of e and v, and the mean over patch sizes: (B, L, 2, H, W) to (B, H, W)."""
+        which = {"sum": slice(0, 2), "error": slice(0, 1), "disagreement": slice(1, 2)}[self.score_by]
+        return maps[:, :, which].sum(2).mean(1)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        which = {"sum": slice(0, 2), "error": slice(0, 1), "disagreement": slice(1, 2)}[self.score_by]
-        return self.maps(images)[:, :, which].sum(2).mean(1)
+        return self.combine(self.maps(images))
 
 
 # The rivals --------------------------------------------------------------------------------------------------
@@ -394,13 +421,13 @@ class OnDescriptors(Detector):
         self.sample = checks.positive_int(sample, "sample", 100)
         self.variance = checks.between(variance, 0, 1, "variance")
         self.teachers = nn.ModuleList(backbones.teacher(_name(p, self.narrow)) for p in self.patch_sizes)
-        self.judge = RULES[rule]()
+        self.rule_ = RULES[rule]()
         for name in ("mean_", "axes_"):
             self.register_buffer(name, torch.empty(0))
 
     def describe(self, images: Tensor) -> Tensor:
         """Descriptors of all pixels, (B, Σ d, size, size)."""
-        images = prepared(images, self.size)
+        images = as_input(images, self.size)
         return torch.cat([teacher(images) for teacher in self.teachers], dim=1)
 
     def fit(self, images, *, batch_size: int = 4) -> Self:
@@ -417,42 +444,37 @@ class OnDescriptors(Detector):
         reduced = (rows - mean) @ axes
         if self.rule == "one_class_svm":                                    # its time grows with the square
             reduced = reduced[torch.randperm(len(reduced))[:max(100, self.sample // 10)]]
-        judge = RULES[self.rule]().to(where).fit(reduced.to(where))
-        self.judge, self.mean_, self.axes_ = judge, mean.to(where), axes.to(where)
+        rule = RULES[self.rule]().to(where).fit(reduced.to(where))
+        self.rule_, self.mean_, self.axes_ = rule, mean.to(where), axes.to(where)
         return self.fitted()
 
     def embed(self, images: Tensor) -> Tensor:
         """The mean descriptor of an image, (B, Σ d)."""
-        return self.describe(images).mean((2, 3))
+        return torch.cat([self.describe(image).mean((2, 3)) for image in images.split(1)])
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        described = self.describe(images)                                                   # (B, D, S, S)
-        rows = (described.movedim(1, 3).flatten(0, 2) - self.mean_) @ self.axes_            # (B·S·S, d)
-        return at(self.judge.score(rows).view(-1, 1, self.size, self.size), images)[:, 0]
+        found = []
+        for image in images.split(1):                                   # the descriptors of all its pixels are many
+            rows = self.describe(image)[0].flatten(1).T                                     # (S·S, D)
+            found.append(self.rule_.score((rows - self.mean_) @ self.axes_).view(1, 1, self.size, self.size))
+        return resized(torch.cat(found), images.shape[2:])[:, 0]
 
 
 def _setting(patch_sizes, narrow: bool | None, size: int | None) -> tuple[tuple[int, ...], bool, int]:
     """What a detector on teachers looks at, checked: with the profile's widths and size where none is asked for."""
     sizes = tuple(patch_sizes) if isinstance(patch_sizes, tuple | list) else (patch_sizes,)
-    if not sizes or len(set(sizes)) < len(sizes):
-        raise ValueError(f"patch_sizes must name at least one size and none twice, got {patch_sizes!r}")
     for p in sizes:
         checks.choice(p, PATCH_LAYERS, "patch_sizes")
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise ValueError(f"patch_sizes must name at least one size and none twice, got {patch_sizes!r}")
     quick = runtime.profile() == "quick"
     size = checks.positive_int((128 if quick else 256) if size is None else size, "size", max(sizes) // 2 + 1)
     if size % 8:
         raise ValueError(f"size must be a multiple of 8, as the networks for patches of 65 step by 8, got {size}")
-    if narrow not in (None, True, False):
+    if narrow is not None and not isinstance(narrow, bool):
         raise ValueError(f"narrow must be True, False or None, got {narrow!r}")
-    return sizes, quick if narrow is None else bool(narrow), size
+    return sizes, quick if narrow is None else narrow, size
 
 
 def _name(patch_size: int, narrow: bool) -> str:
     return f"teacher_{patch_size}{'_narrow' if narrow else ''}"
-
-
-def at(maps: Tensor, images: Tensor) -> Tensor:
-    """Maps (B, C, S, S) at the resolution of the images, (B, C, H, W)."""
-    if maps.shape[2:] == images.shape[2:]:
-        return maps
-    return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
