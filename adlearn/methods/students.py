@@ -279,7 +279,6 @@ class UninformedStudents(Trained):
         self.score_by = checks.choice(score_by, SCORES, "score_by")
         if students == 1 and score_by != "error":
             raise ValueError(f"students must be at least 2 to disagree, got 1: take score_by='error', got {score_by!r}")
-
         self.scales = nn.ModuleList(Scale(_name(p, self.narrow)) for p in self.patch_sizes)
 
     def side_of(self, images: Tensor) -> int:
