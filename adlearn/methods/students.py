@@ -166,18 +166,20 @@ class Scale(nn.Module):
 
     Args:
         name: of the teacher, see `backbones.teacher`.
-        seen: patches a side of the square of each image that a training step looks at, at most.
+        seen: patches a side of the square of each image that a training step looks at, at most; None for 8 where
+            they lie a pixel apart, and for 4 where they lie farther apart and cost more.
 
     Attributes:
         mean_, std_: (d,), μ and σ.
         error_, disagreement_: (2,) each, mean and deviation on held-out normal images.
     """
 
-    def __init__(self, name: str, *, seen: int = 8):
+    def __init__(self, name: str, *, seen: int | None = None):
         super().__init__()
-        self.teacher, self.students, self.seen = backbones.teacher(name), nn.ModuleList(), seen
+        self.teacher, self.students = backbones.teacher(name), nn.ModuleList()
         net = self.teacher.net
         self.patch_size, self.stride = net.patch_size, net.stride
+        self.seen = (8 if self.stride == 1 else 4) if seen is None else checks.positive_int(seen, "seen")
         for buffer, start in (("mean_", torch.zeros(net.dim)), ("std_", torch.ones(net.dim)),
                             ("error_", torch.tensor([0.0, 1.0])), ("disagreement_", torch.tensor([0.0, 1.0]))):
             self.register_buffer(buffer, start)
@@ -229,7 +231,7 @@ class Scale(nn.Module):
                                [dense_features(student, images, self.patch_size) for student in self.students])
 
     def standardise_targets(self, images: Tensor) -> None:
-        """Set μ and σ, from 64 patches at each of eight places of each image; the paper takes all."""
+        """Set μ and σ, from squares of patches at sixteen places of each image; the paper takes all pixels."""
         rows = torch.cat([self.teacher.net(patches).flatten(2).movedim(1, 2).flatten(0, 1).float()      # (·, d)
                           for patches in self._drawn(images)])
         std = rows.std(0)
@@ -239,14 +241,14 @@ class Scale(nn.Module):
         self.mean_, self.std_ = rows.mean(0), std.clamp_min(1e-6)
 
     def standardise_scores(self, images: Tensor) -> None:
-        """Set e_μ, e_σ, v_μ and v_σ, from such patches of each held-out image."""
+        """Set e_μ, e_σ, v_μ and v_σ, from such squares of each held-out image."""
         found = [self.deviations(self.teacher.net(patches), [student(patches) for student in self.students])
                  for patches in self._drawn(images)]
         for buffer, values in zip((self.error_, self.disagreement_), zip(*found, strict=True), strict=True):
             values = torch.cat([value.flatten() for value in values])
             buffer.copy_(torch.stack([values.mean(), values.std().clamp_min(1e-12)]))
 
-    def _drawn(self, images: Tensor, *, times: int = 8, batch_size: int = 16) -> Iterator[Tensor]:
+    def _drawn(self, images: Tensor, *, times: int = 16, batch_size: int = 16) -> Iterator[Tensor]:
         """Patches at places that are the same each time, so that looking does not change what is drawn afterwards."""
         generator = torch.Generator().manual_seed(0)
         for _ in range(times):
@@ -293,7 +295,7 @@ class UninformedStudents(Trained):
         """Train the students on normal images.
 
         The paper takes one image a step, with all of its pixels, and one rate. Neighbouring pixels teach much the same:
-        here a step sees 64 patches of each of some images, and the rate falls to 0. `losses_` is the sum over all
+        here a step sees a square of each of some images, and the rate falls to 0. `losses_` is the sum over all
         students of all patch sizes.
 
         Args:
