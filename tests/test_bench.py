@@ -1,9 +1,11 @@
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from adlearn import augment, bench, cache, data, losses, results, runtime, speed, studies
+from adlearn import augment, bench, cache, data, losses, metrics, results, runtime, speed, studies
+from adlearn.methods import UninformedStudents
 
 
 @pytest.fixture(autouse=True)
@@ -288,3 +290,31 @@ def test_a_damaged_file_of_kept_cases_is_named(tmp_path):
     cache.replace(cache.folder() / "bench" / f"{results.name(record)}.json", b'{"settings": ')
     with pytest.raises(ValueError, match="is damaged"):
         bench.run("kmeans", "pixels", "digits", into=tmp_path)
+
+
+def test_students_are_judged_whole_and_in_parts(monkeypatch):
+    split, seen = data.elpv("mono", size=32, painted=True, n=8), []
+    standardise = UninformedStudents.standardise_scores
+    monkeypatch.setattr(UninformedStudents, "standardise_scores",
+                        lambda self, images: seen.append((self, len(images))) or standardise(self, images))
+    build = partial(UninformedStudents, patch_sizes=(17, 33), students=2, narrow=True, size=40, score_by="error")
+    figures = studies.judge(build, split, 0, epochs=1)["figures"]
+    (detector, held_out), = seen
+    assert held_out == len(split.calibration)                      # nobody learns from them, nor are any taken away
+    parts = {f"aupro{name}" for name in ("", "_error", "_disagreement", "_17", "_33")}
+    assert {name for name in figures if name.startswith("aupro")} == parts
+    maps = detector.localize(split.test)
+    assert figures["aupro"] == pytest.approx(metrics.aupro(split.masks, maps), abs=1e-6)
+    assert figures["auroc"] == pytest.approx(metrics.auroc(split.labels, maps.flatten(1).amax(1)), abs=1e-6)
+    assert figures["aupro"] == figures["aupro_error"] != figures["aupro_disagreement"]
+
+
+def test_patient_students_take_whole_multiples_of_their_own_steps(monkeypatch):
+    judged = []
+    monkeypatch.setattr(studies, "judge", lambda build, split, seed: judged.append((build(), split.name, seed)))
+    for case in studies.STUDIES["students", "longer"][1].values():
+        case(2)
+    own = UninformedStudents().training_steps["quick"]
+    assert [detector.training_steps["quick"] for detector, _, _ in judged] == [own, 4 * own, 16 * own]
+    assert {(name, seed, detector.patch_sizes) for detector, name, seed in judged} == {
+        ("elpv: mono, painted", 2, (17,))}
