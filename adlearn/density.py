@@ -182,8 +182,7 @@ class KMeans(StateSized):
 
 def principal_axes(rows: Tensor, variance: float) -> tuple[Tensor, Tensor]:
     """Mean (D,) of rows (N, D), and as many principal axes, (D, d), as hold a share of their variance, in (0, 1]."""
-    if (rows == rows[:1]).all():
-        raise ValueError(f"rows must differ from one another, got {len(rows)} equal")
+    _refuse_equal(rows)
     mean = rows.mean(0)
     spread, axes = torch.linalg.eigh(torch.cov(rows.T.double()))                            # ascending
     explained = spread.flip(0).cumsum(0) / spread.sum()
@@ -204,11 +203,15 @@ def _gamma(gamma: float | str | None, rows: Tensor) -> Tensor:
     return (1 if gamma == "scale" else 10) / (rows.shape[1] * rows.var(correction=0))
 
 
+def _refuse_equal(rows: Tensor) -> None:
+    if (rows == rows[:1]).all():
+        raise ValueError(f"rows must differ from one another, got {len(rows)} equal: has the network collapsed?")
+
+
 def _fit_rows(module: StateSized, rows: Tensor) -> Tensor:
     """Rows to fit, checked, in the precision and on the device of the module's buffers."""
     rows = checks.rows(rows, squares=torch.float64)
-    if (rows == rows[:1]).all():
-        raise ValueError(f"rows must differ from one another, got {len(rows)} equal: has the network collapsed?")
+    _refuse_equal(rows)
     return rows.detach().to(next(module.buffers()), copy=True)
 
 

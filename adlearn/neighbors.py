@@ -133,3 +133,20 @@ class MemoryBank(StateSized):
         """Distances (Q, k), ascending, and indices (Q, k) of the k nearest rows to queries (Q, D); see `knn`."""
         self.check_fitted()
         return knn(checks.tensor(queries, "queries").to(self.rows.device), self.rows, k, budget=budget)
+
+
+class NeighborDistance(MemoryBank):
+    """A rule on normal rows (N, D): a row scores its mean distance to the `k` nearest of them, see `density`."""
+
+    def __init__(self, k: int):
+        super().__init__()
+        self.k = checks.positive_int(k, "k")
+
+    def fit(self, rows: Tensor) -> NeighborDistance:
+        if len(rows) < self.k:
+            raise ValueError(f"rows must be at least k = {self.k}, got {len(rows)}: lower k, or fit on more images")
+        return self.fill(rows)
+
+    def score(self, rows: Tensor) -> Tensor:
+        """(B, D) -> (B,)"""
+        return self(rows, self.k)[0].mean(dim=1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from adlearn import backbones, cache, checks, density, training
 from adlearn.data.folder import as_images
 from adlearn.detector import Detector
-from adlearn.neighbors import MemoryBank, knn
+from adlearn.neighbors import NeighborDistance, knn
 
 STAGES = (1, 2, 3, 4)          # strides 4, 8, 16 and 32 of EfficientNet-Lite0
 
@@ -88,22 +88,6 @@ class OnFeatures(Detector):
                "precision": "bfloat16" if self.mean_.is_cuda else "float32"}
         return cache.rows(f"features-{self.backbone}", key, images,
                           lambda batch: self.describe(batch.to(self.mean_.device)).cpu(), batch_size=batch_size)
-
-
-class NeighborDistance(MemoryBank):
-    """The rule of `NearestNeighbors`: all normal rows are kept, the score is a mean of distances to them."""
-
-    def __init__(self, k: int):
-        super().__init__()
-        self.k = k
-
-    def fit(self, rows: Tensor) -> Self:
-        if len(rows) < self.k:
-            raise ValueError(f"images must be at least k = {self.k}, got {len(rows)}: lower k")
-        return self.fill(rows)
-
-    def score(self, rows: Tensor) -> Tensor:
-        return self(rows, self.k)[0].mean(1)                                               # (B, k) -> (B,)
 
 
 class NearestNeighbors(OnFeatures):

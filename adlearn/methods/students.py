@@ -381,18 +381,8 @@ class UninformedStudents(Trained):
 # The rivals --------------------------------------------------------------------------------------------------
 
 
-class Nearest(neighbors.MemoryBank):
-    """1-NN: the distance to the nearest of all rows."""
-
-    def fit(self, rows: Tensor) -> Self:
-        return self.fill(rows)
-
-    def score(self, rows: Tensor) -> Tensor:
-        return self(rows, 1)[0][:, 0]
-
-
 RULES: dict[str, Callable[[], nn.Module]] = {
-    "nearest_neighbor": Nearest,
+    "nearest_neighbor": lambda: neighbors.NeighborDistance(1),
     "one_class_svm": lambda: density.OneClassSVM(gamma="scale"),
     "kmeans": lambda: density.KMeans(k=10),
 }
