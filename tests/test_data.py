@@ -137,6 +137,15 @@ def test_folder_refuses_missing_empty_and_damaged(tmp_path):
     (tmp_path / "cut.png").write_bytes(content[:40])
     with pytest.raises(ValueError, match=r"cut\.png cannot be read"):
         data.folder(tmp_path)[:]
+    with pytest.raises(ValueError, match=r"of 1 none can: .*cut\.png cannot be read"):
+        data.as_images(tmp_path)
+    picture(tmp_path / "whole.png")
+    with pytest.warns(UserWarning, match=r"1 of 2 images are left out: .*cut\.png cannot be read"):
+        images = data.folder(tmp_path, damaged="skip")
+    assert [file.name for file in images.files] == ["whole.png"]
+    assert images[:].shape == (1, 3, 256, 256)
+    with pytest.raises(ValueError, match="damaged must be one of"):
+        data.folder(tmp_path, damaged="ignore")
     with pytest.raises(ValueError, match="size must be"):
         data.folder(tmp_path, size=2)
 

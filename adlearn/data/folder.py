@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from adlearn import checks
+from adlearn import checks, runtime
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -45,7 +46,8 @@ def as_images(images, size: int = 256) -> Tensor | ImageSequence:
 
     Args:
         images: a tensor (N, C, H, W); a `torch.utils.data.Dataset` of image tensors, or of tuples that start
-            with one; or the path of a folder of images, read in the order of their names.
+            with one; or the path of a folder of images, read in the order of their names. What cannot be read is
+            left out, with a warning that names it; see `folder`.
         size: side in pixels to which the images of a folder are resized.
 
     Raises:
@@ -55,7 +57,7 @@ def as_images(images, size: int = 256) -> Tensor | ImageSequence:
     if isinstance(images, ImageSequence):
         return images
     if isinstance(images, str | os.PathLike):
-        return folder(images, size=size)
+        return folder(images, size=size, damaged="skip")
     if isinstance(images, torch.utils.data.Dataset) and not isinstance(images, Tensor):
         if len(images) == 0:
             raise ValueError("images must not be empty, got a Dataset of length 0")
@@ -63,25 +65,48 @@ def as_images(images, size: int = 256) -> Tensor | ImageSequence:
     return checks.images(images)
 
 
-def folder(path, *, size: int = 256) -> ImageSequence:
+def folder(path, *, size: int = 256, damaged: str = "refuse") -> ImageSequence:
     """All images of a folder and its subfolders, sorted by name, RGB, each resized to `size` × `size`.
 
     Files are opened when their turn comes. The names stand in `.files`, in the same order.
 
+    Args:
+        damaged: what becomes of a file that is damaged or not in the range of its kind: "refuse" raises when its turn
+            comes; "skip" opens all files once before the first is used, names those in a warning and leaves them out.
+
     Raises:
         FileNotFoundError: the folder is not there.
-        ValueError: it holds no image; when its turn comes, a file that is damaged or not in the range of its kind.
+        ValueError: it holds no image, or none that can be read; a damaged file that is to be refused.
     """
     checks.positive_int(size, "size", minimum=8)
+    checks.choice(damaged, ("refuse", "skip"), "damaged")
     path = checks.path(path, "path")
     if not path.is_dir():
         raise FileNotFoundError(f"path must be an existing folder, got {path}")
     files = image_files(path)
     if not files:
         raise ValueError(f"path must hold images ({', '.join(sorted(ENDINGS))}), found none in {path}")
+    if damaged == "skip":
+        files = _readable(files)
     sequence = ImageSequence(len(files), lambda i: unit_pixels(open_image(files[i]), size, files[i]))
     sequence.files = files
     return sequence
+
+
+def _readable(files: list[Path]) -> list[Path]:
+    """The files without those that cannot be read; a warning says which these are, and why."""
+    complaints = {}
+    for file in runtime.progress(files, "opening"):
+        try:
+            unit_pixels(open_image(file), 8, file)
+        except ValueError as error:
+            complaints[file] = str(error)
+    if len(complaints) == len(files):
+        raise ValueError(f"path must hold images that can be read, of {len(files)} none can: {complaints[files[0]]}")
+    if complaints:
+        warnings.warn(f"{len(complaints)} of {len(files)} images are left out: {'; '.join(complaints.values())}",
+                      stacklevel=4)
+    return [file for file in files if file not in complaints]
 
 
 def image_files(path: Path) -> list[Path]:

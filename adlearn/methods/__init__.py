@@ -23,6 +23,8 @@ _HOMES = {
     "CSI": "adlearn.methods.csi",
     "UninformedStudents": "adlearn.methods.students",
     "OnDescriptors": "adlearn.methods.students",
+    "SPADE": "adlearn.methods.spade",
+    "ViT": "adlearn.methods.vit",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",
 }

@@ -1,0 +1,132 @@
+"""SPADE against double loops over its formulas, and on a reader's own folder."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import adlearn
+from adlearn.methods import SPADE
+from adlearn.methods.spade import enlarged, halved, joined, smoothed
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(0)
+    return torch.rand(9, 1, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    return SPADE(size=64, neighbors=3, sigma=0).fit(images[:6])
+
+
+def test_the_image_score_by_hand(fitted, images):
+    wholes = fitted.embed(images)
+    for y in range(6, 9):
+        squared = sorted(((wholes[y] - wholes[x]) ** 2).sum().item() for x in range(6))
+        assert fitted.score(images[y:y + 1]).item() == pytest.approx(sum(squared[:3]) / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("kappa", [1, 4])
+def test_every_position_is_compared_with_the_whole_gallery(fitted, images, kappa):
+    """No row of the gallery is dropped: the nearest one is planted at its end."""
+    torch.manual_seed(1)
+    query, gallery = torch.randn(1, 4, 5, 5).half(), 3 + torch.randn(3, 4, 7, 7).half()
+    gallery[-1, :, -1, -1] = query[0, :, 2, 1]
+    detector = SPADE(size=64, kappa=kappa)
+    found = detector.distances(query, gallery)
+    for row in range(5):
+        for column in range(5):
+            squared = sorted(((gallery[k, :, i, j].float() - query[0, :, row, column].float()) ** 2).sum().item()
+                             for k in range(3) for i in range(7) for j in range(7))
+            assert found[row, column].item() == pytest.approx(sum(squared[:kappa]) / kappa, rel=1e-3, abs=1e-5)
+    if kappa == 1:
+        assert found[2, 1] == 0
+
+
+def test_the_same_position_only(images):
+    torch.manual_seed(1)
+    query, gallery = torch.randn(1, 4, 5, 5).half(), torch.randn(3, 4, 5, 5).half()
+    found = SPADE(size=64, neighbors=3, kappa=2, positions="same").distances(query, gallery)
+    squared = (gallery.float() - query.float()).square().sum(1).sort(0).values
+    assert torch.allclose(found, squared[:2].mean(0), rtol=1e-4)
+    assert (found >= SPADE(size=64, neighbors=3, kappa=2).distances(query, gallery) - 1e-4).all()
+
+
+def test_levels_are_joined_or_averaged(fitted, images):
+    one, other = (SPADE(size=64, neighbors=3, sigma=0, combine=how).fit(images[:6]) for how in
+                  ("concatenate", "average"))
+    _, levels = one.describe(images[6:7])
+    near = one.retrieve(one.embed(images[6:7]))[1][0]
+    galleries = [getattr(one, name)[near] for name in ("level_0_", "level_1_", "level_2_")]
+    whole = one.distances(joined(levels), joined(galleries))
+    by_level = torch.stack([enlarged(one.distances(*pair)[None, None], (64, 64))[0, 0]
+                            for pair in zip(levels, galleries, strict=True)]).mean(0)
+    for detector, expected in ((one, enlarged(whole[None, None], (64, 64))[0, 0]), (other, by_level)):
+        found = detector.compare(levels, galleries)[0, 0]
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_image_has_distance_0(images):
+    detector = SPADE(size=64, neighbors=1).fit(images[:6])
+    assert detector.score(images[:6]).max() == 0
+    assert detector.localize(images[:2]).max() < 1e-6
+
+
+def test_smoothing_is_scipys():
+    maps = torch.rand(2, 1, 30, 20)
+    expected = gaussian_filter(maps[:, 0].numpy(), 2.0, axes=(1, 2), mode="mirror", truncate=4.0)
+    assert np.allclose(smoothed(maps, 2.0)[:, 0], expected, atol=1e-5)
+    assert smoothed(maps, 0) is maps
+    assert torch.allclose(smoothed(torch.ones(1, 1, 4, 4), 50.0), torch.ones(1, 1, 4, 4))
+
+
+def test_features_are_kept_in_half_precision_and_in_the_file(fitted, images, tmp_path):
+    assert fitted.level_0_.dtype == torch.float16
+    assert fitted.level_0_.shape == (6, 24, 16, 16)
+    fitted.save(tmp_path / "spade.pt")
+    again = adlearn.load(tmp_path / "spade.pt")
+    assert torch.equal(again.localize(images[6:]), fitted.localize(images[6:]))
+    assert again.level_0_.dtype == torch.float16
+
+
+def test_a_folder_of_all_sorts_of_files(tmp_path):
+    """Mixed sizes and modes are taken; what no one can read is named, and the rest goes on."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 255, (50, 40), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(rng.integers(0, 255, (30, 60, 4), dtype=np.uint8)).save(tmp_path / "alpha.png")
+    Image.fromarray(rng.integers(0, 65535, (64, 64), dtype=np.uint16)).save(tmp_path / "sixteen.png")
+    Image.fromarray(rng.integers(0, 255, (80, 60, 3), dtype=np.uint8)).save(tmp_path / "turned.jpg", exif=turned)
+    (tmp_path / "broken.jpg").write_bytes(b"no image at all")
+    (tmp_path / "notes.txt").write_text("not looked at")
+    with pytest.warns(UserWarning, match=r"broken\.jpg"):
+        detector = SPADE(size=64, neighbors=2).fit(tmp_path)
+    assert len(detector.pooled_) == 4
+    with pytest.warns(UserWarning, match=r"broken\.jpg"):
+        assert detector.score(tmp_path).shape == (4,)
+
+
+@pytest.mark.parametrize(("options", "complaint"), [
+    ({"neighbors": 0}, "neighbors"),
+    ({"kappa": 0}, "kappa"),
+    ({"kappa": 6, "neighbors": 5, "positions": "same"}, "at most the 5 neighbours"),
+    ({"combine": "both"}, "combine"),
+    ({"positions": "some"}, "positions"),
+    ({"sigma": -1}, "sigma"),
+    ({"layers": (3, 9)}, "layers"),
+])
+def test_refuses(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        SPADE(**options)
+
+
+def test_refuses_too_few_images_and_features_beyond_half_precision(images):
+    with pytest.raises(ValueError, match="at least neighbors = 5"):
+        SPADE(size=64).fit(images[:4])
+    with pytest.raises(ValueError, match="65504"):
+        halved(torch.tensor([1e5]))
