@@ -30,6 +30,7 @@ from adlearn.methods import (
     CSI,
     GOAD,
     KDE,
+    SPADE,
     VAE,
     AnoGAN,
     AutoEncoder,
@@ -70,12 +71,15 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     | {"simclr": partial(CSI, shift=None)},
     "students": {"multi_scale": UninformedStudents},
     "on_descriptors": {rule: partial(OnDescriptors, rule=rule) for rule in RULES},
+    "spade": {"efficientnet_lite0": SPADE},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
     "elpv_poly": {f"split {i}": lambda seed, i=i: data.elpv("poly", size=224, seed=seed + i) for i in range(5)},
     "elpv_mono_painted": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=64, painted=True, seed=seed + i)
                           for i in range(5)},
+    "elpv_mono_painted_224": {
+        f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, painted=True, seed=seed + i) for i in range(5)},
     "digits": {str(i): lambda seed, i=i: data.digits(i, seed=seed) for i in range(10)},
     "parts": {name: lambda seed, name=name: data.parts(name, seed=seed) for name in CLASSES},
     "cifar10": {name: lambda seed, name=name: data.cifar10(name, root=os.environ.get("ADLEARN_CIFAR10"), seed=seed)

@@ -26,6 +26,7 @@ from adlearn.detector import Detector, Trained
 from adlearn.methods import (
     CSI,
     GOAD,
+    SPADE,
     TwoStage,
     UninformedStudents,
     csi,
@@ -613,6 +614,15 @@ def students_of_cells(factor: int) -> Case:
     return lambda seed: judge(build, data.elpv("mono", size=64, painted=True, seed=FIRST_SEED + seed), seed)
 
 
+# Chapter 18: what SPADE looks at ------------------------------------------------------------------------------
+
+
+def of_few_cells(**options) -> Case:
+    """SPADE on a third of the painted cells, otherwise than by itself in one thing."""
+    return lambda seed: judge(partial(SPADE, **options),
+                              data.elpv("mono", size=224, painted=True, n=100, seed=FIRST_SEED + seed), seed)
+
+
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
 
 # method and variant to the data and the cases
@@ -708,5 +718,15 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
            for arm in ARMS},
     }),
     ("meta_pseudo_labels", "parts"): ("parts", {arm: ON_PARTS(arm) for arm in ("supervised", *ARMS)}),
+    ("spade", "choices"): ("elpv_mono_painted_224", {
+        "as it stands": of_few_cells(),
+        **{f"K = {k}": of_few_cells(neighbors=k) for k in (1, 2, 10, 20)},
+        **{f"κ = {k}": of_few_cells(kappa=k) for k in (3, 9)},
+        "same position": of_few_cells(positions="same"),
+        "maps averaged": of_few_cells(combine="average"),
+        "not normalised": of_few_cells(normalize=False),
+        "not smoothed": of_few_cells(sigma=0),
+        **{f"stage {stage} alone": of_few_cells(layers=(stage,)) for stage in (1, 2, 3)},
+    }),
     ("students", "longer"): ("elpv_mono_painted", {f"× {factor}": students_of_cells(factor) for factor in (1, 4, 16)}),
 }

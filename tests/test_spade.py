@@ -118,6 +118,7 @@ def test_a_folder_of_all_sorts_of_files(tmp_path):
     ({"combine": "both"}, "combine"),
     ({"positions": "some"}, "positions"),
     ({"sigma": -1}, "sigma"),
+    ({"normalize": 1}, "normalize"),
     ({"layers": (3, 9)}, "layers"),
 ])
 def test_refuses(options, complaint):
@@ -130,3 +131,10 @@ def test_refuses_too_few_images_and_features_beyond_half_precision(images):
         SPADE(size=64).fit(images[:4])
     with pytest.raises(ValueError, match="65504"):
         halved(torch.tensor([1e5]))
+
+
+def test_features_have_length_1_if_asked_for(images):
+    for normalize in (True, False):
+        _, levels = SPADE(size=64, normalize=normalize).describe(images)
+        lengths = [level.float().norm(dim=1) for level in levels]
+        assert all(torch.allclose(length, torch.ones(()), atol=1e-3) for length in lengths) is normalize
