@@ -724,7 +724,7 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         **{f"κ = {k}": of_few_cells(kappa=k) for k in (3, 9)},
         "same position": of_few_cells(positions="same"),
         "maps averaged": of_few_cells(combine="average"),
-        "not normalised": of_few_cells(normalize=False),
+        "normalised": of_few_cells(normalize=True),
         "not smoothed": of_few_cells(sigma=0),
         **{f"stage {stage} alone": of_few_cells(layers=(stage,)) for stage in (1, 2, 3)},
     }),

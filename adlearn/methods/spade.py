@@ -8,9 +8,7 @@ of its feature maps:
     gallery     G = {F(x, q) : x in N_K, all positions q}
     pixel       d(y, p) = 1/κ Σ |g − F(y, p)|²,          g of the κ nearest of G
 
-F(x, p) joins the maps of three stages, the coarser ones enlarged; d(y, ·) is smoothed by a Gaussian. Here each stage
-has length 1 at every position before they are joined, or those with large numbers would decide alone; the paper
-takes them as they are, `normalize=False`.
+F(x, p) joins the maps of three stages, the coarser ones enlarged; d(y, ·) is smoothed by a Gaussian.
 
 Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences", 2020 (versions 1 and 3). Theirs is a
 Wide ResNet-50-2 and a square cut from the middle of the image; here any backbone, and the whole image, so that there is
@@ -44,7 +42,8 @@ class SPADE(Detector):
         backbone: a name for `backbones.load`.
         layers: stages that make the pyramid, ascending; their features are kept in half precision.
         pooled: the stage whose mean describes the whole image.
-        normalize: whether features of a stage have length 1 at each position.
+        normalize: give the features of each stage length 1 at every position, so that stages with large numbers do not
+            decide alone; the paper takes them as they are.
         size: side to which images are resized; None for that of the backbone's pretraining.
         neighbors: K, normal images that the gallery is made of.
         kappa: κ, places in the gallery that a position is compared with.
@@ -54,7 +53,7 @@ class SPADE(Detector):
     """
 
     def __init__(self, *, backbone: str = "efficientnet_lite0", layers: Sequence[int] = (1, 2, 3), pooled: int = 4,
-                 normalize: bool = True, size: int | None = None, neighbors: int = 5, kappa: int = 1,
+                 normalize: bool = False, size: int | None = None, neighbors: int = 5, kappa: int = 1,
                  combine: str = "concatenate", positions: str = "all", sigma: float = 4.0):
         super().__init__()
         self.backbone, self.layers, self.pooled, self.size = backbone, tuple(layers), pooled, size
