@@ -3,15 +3,20 @@
     python -m adlearn.pretrain --list
     python -m adlearn.pretrain teacher_17_narrow
     python -m adlearn.pretrain teacher_65 --steps 20000 --into my_weights
+    python -m adlearn.pretrain vit_tiny_distilled
 
-A teacher learns on patches of photographs, drawn textures and drawn parts what EfficientNet-Lite0 says of them. Every
-patch is cut once, the backbone is asked once, and what it said is kept in the cache. A finished teacher is written in
-half precision as `<name>.safetensors`, with a record beside it, `<name>.json`, of how it came about and how much of the
-variance of the backbone's features it explains on a tenth of the patches, from which it has not learnt. (These were cut
-from the same images at other places: of images of another kind it would explain less.)
+All learn what EfficientNet-Lite0 says of photographs, drawn textures and drawn parts. Finished weights are written in
+half precision as `<name>.safetensors`, with a record beside them, `<name>.json`, of how they came about and how much of
+the variance of the backbone's features they explain on a tenth of the lessons, from which nothing was learnt. (These
+were cut from the same images at other places: of images of another kind it would explain less.)
 
-The paper's large network is a ResNet-18, its images are ImageNet's, and it shrinks them evenly; this one draws the
-logarithm of the factor, and mirrors every second patch.
+A teacher learns about patches. Every patch is cut once, the backbone is asked once, and what it said is kept in the
+cache. The paper's large network is a ResNet-18, its images are ImageNet's, and it shrinks them evenly; this one draws
+the logarithm of the factor, and mirrors every second patch.
+
+The transformer learns about pictures. From its patches' tokens a linear layer has to find what the backbone says of the
+same place, in the middle of its blocks what fine stages say and at their end what the last one does; and from its class
+token what the last stage says of the whole picture. It sees pictures of half the side first, at a quarter of the price.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
@@ -32,12 +37,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from adlearn import __version__, backbones, cache, checks, nets, runtime
+from adlearn import __version__, augment, backbones, cache, checks, nets, runtime, training
 from adlearn.data import paint
 from adlearn.data.parts import CLASSES, background, render, scene
-from adlearn.methods import students
+from adlearn.methods import students, vit
 
 # In the wheel of scikit-image, each in the public domain, under CC0 or without known restrictions.
 PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png",
@@ -71,10 +76,34 @@ class Recipe:
         return 0.1 * (self.shrink / 4) ** 2
 
 
+@dataclass(frozen=True)
+class ViTRecipe:
+    """How the transformer is made."""
+
+    steps: int
+    lr: float = 1e-3
+    batch_size: int = 16
+    weight_decay: float = 0.05
+    epoch: int = 4000                           # pictures between two checkpoints, all of them new
+    seed: int = 0
+
+    @property
+    def plan(self) -> dict[int, int]:
+        """Size of the pictures to steps: five in six at half the side."""
+        return {112: self.steps * 5 // 6, 224: self.steps // 6}
+
+
+LOOKED_AT = 512                                 # pictures for the moments of the features, and to judge a transformer
+LIGHT = augment.Compose(augment.RandomHorizontalFlip(), augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+                        augment.RandomGrey(p=0.25))
+HEARD = {1: 5, 2: 5, 3: 8, 4: 11}               # stages of the backbone, and the blocks whose tokens shall hold them
+
 # What two cores do in half an hour or less; all would gain by more.
 STEPS = {17: (700, 4000), 33: (700, 4000), 65: (400, 2500)}                 # published widths, narrow
-RECIPES = {name: Recipe(p, shrink, steps=STEPS[p][shrink > 1], lr=2e-3 if shrink > 1 else 1e-3)
-           for name, (p, shrink) in backbones.TEACHERS.items()}
+RECIPES: dict[str, Recipe | ViTRecipe] = {
+    name: Recipe(p, shrink, steps=STEPS[p][shrink > 1], lr=2e-3 if shrink > 1 else 1e-3)
+    for name, (p, shrink) in backbones.TEACHERS.items()
+} | {"vit_tiny_distilled": ViTRecipe(12_000)}
 
 
 def teacher(name: str, recipe: Recipe, into: Path) -> dict:
@@ -94,28 +123,105 @@ def teacher(name: str, recipe: Recipe, into: Path) -> dict:
     training = time.perf_counter() - start
     said = _over(patches[:held_out], lambda batch: decode(net(batch).flatten(1)))
     missed = (said - targets[:held_out]).square().mean() / targets[:held_out].var(0).mean()
-    weights = into / f"{name}.safetensors"
-    _write(net, weights)
-    record = {
+    record = _write(net, into, {
         "name": name, "recipe": asdict(recipe) | {"compact": recipe.compact}, "explained": round(1 - missed.item(), 4),
         "data": {"photographs": len(PHOTOGRAPHS), "textures": DRAWN, "parts": DRAWN, "patches": recipe.patches},
         "backbone": {"name": backbone.name, "sha256": backbone.sha256},
         "seconds": {"patches and targets": round(asking, 1), "training": round(training, 1)} | resumed,
-        "device": runtime.device_name(), "command": command(name, recipe),
-        "versions": {"python": platform.python_version(), "adlearn": __version__,
-                     **{package: version(package) for package in ("torch", "timm", "scikit-image")}},
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
-    cache.replace(into / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
+        "command": command(name, recipe)})
     checkpoint.unlink(missing_ok=True)
     return record
 
 
-def command(name: str, recipe: Recipe) -> str:
+def transformer(name: str, recipe: ViTRecipe, into: Path) -> dict:
+    """Train a transformer and write it with its record, which is returned."""
+    runtime.seed(recipe.seed)
+    where, images, seconds = runtime.device(), sources(recipe.seed), {}
+    checkpoints = {size: cache.folder() / "pretrain" / f"{name}-{size}.checkpoint" for size in recipe.plan}
+    resumed = {"resumed": True} if any(file.is_file() for file in checkpoints.values()) else {}
+    for size, steps in recipe.plan.items():
+        start = time.perf_counter()
+        backbone = backbones.load("efficientnet_lite0", list(HEARD), size=size).to(where)
+        if not seconds:
+            pupil = Pupil(backbone.channels).to(where)
+        look = partial(pictures, images, size)
+        pupil.standardise(backbone, look(LOOKED_AT))
+
+        def loss(numbers: Tensor, pupil=pupil, backbone=backbone, look=look) -> Tensor:
+            return pupil.missed(backbone, look(len(numbers))).mean()
+
+        training.train(
+            pupil, loss, torch.zeros(recipe.epoch), epochs=training.passes(recipe.epoch, recipe.batch_size, steps),
+            batch_size=recipe.batch_size, checkpoint=checkpoints[size],
+            optimizer=torch.optim.AdamW(pupil.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True))
+        seconds[f"training at {size} pixels"] = round(time.perf_counter() - start, 1)
+    runtime.seed(recipe.seed + 1)
+    with torch.inference_mode():
+        found = 1 - torch.stack([pupil.missed(backbone, batch) for batch in look(LOOKED_AT).split(32)]).mean(0)
+    record = _write(pupil.net, into, {
+        "name": name, "recipe": asdict(recipe),
+        "explained": dict(zip([*(f"stage {i}" for i in HEARD), "whole"], [round(share, 4) for share in found.tolist()],
+                              strict=True)),
+        "data": {"photographs": len(PHOTOGRAPHS), "textures": DRAWN, "parts": DRAWN},
+        "backbone": {"name": backbone.name, "sha256": backbone.sha256}, "seconds": seconds | resumed,
+        "command": command(name, recipe)})
+    for file in checkpoints.values():
+        file.unlink(missing_ok=True)
+    return record
+
+
+class Pupil(nn.Module):
+    """A transformer with linear layers that look in its tokens for the stages of a backbone, and for the last one's
+    mean over all places in its class token.
+
+    Args:
+        channels: of the stages in `HEARD`.
+    """
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.net, self.channels = vit.vit_tiny(), [*channels, channels[-1]]
+        self.find = nn.ModuleList(nn.Linear(self.net.dim, width) for width in self.channels)
+        for name in ("mean_", "std_"):
+            self.register_buffer(name, torch.zeros(sum(self.channels)))
+
+    def missed(self, backbone: backbones.Backbone, images: Tensor) -> Tensor:
+        """The share of variance that was not found, of each stage and of the whole: (5,)."""
+        images = images.to(self.mean_.device)
+        with torch.no_grad():
+            said = self.by_patch(backbone(images))
+        states = self.net.states((images - 0.5) / 0.5)
+        patches = [states[block + 1][:, 1:] for block in HEARD.values()]                    # (B, h·w, D) each
+        tokens = [*patches, self.net.norm(states[-1])[:, :1]]
+        wanted = [(target - mean) / std for target, mean, std in zip(
+            said, self.mean_.split(self.channels), self.std_.split(self.channels), strict=True)]
+        return torch.stack([F.mse_loss(find(found), target)
+                            for find, found, target in zip(self.find, tokens, wanted, strict=True)])
+
+    def by_patch(self, said: list[Tensor]) -> list[Tensor]:
+        """The stages at the places of the patches, (B, h·w, C) each, and the mean of the last one, (B, 1, C)."""
+        grid = said[2].shape[2:]                                                # stage 3 steps as the patches do, by 16
+        here = [F.adaptive_avg_pool2d(level, grid) if level.shape[2] > grid[0] else
+                F.interpolate(level, grid, mode="bilinear", align_corners=False) for level in said]
+        return [level.flatten(2).mT for level in (*here, said[-1].mean((2, 3), keepdim=True))]
+
+    @torch.no_grad()
+    def standardise(self, backbone: backbones.Backbone, images: Tensor) -> None:
+        """Set mean and deviation of all that is to be found."""
+        said = [self.by_patch(backbone(batch.to(self.mean_.device))) for batch in images.split(32)]
+        rows = [torch.cat(level).flatten(0, 1) for level in zip(*said, strict=True)]                    # (·, C) each
+        self.mean_ = torch.cat([level.mean(0) for level in rows])
+        self.std_ = torch.cat([level.std(0).clamp_min(1e-6) for level in rows])
+
+
+OPTIONS = {"steps": checks.positive_int, "patches": partial(checks.positive_int, minimum=1000), "seed": checks.seed}
+
+
+def command(name: str, recipe: Recipe | ViTRecipe) -> str:
     """The line that makes it."""
     own = RECIPES[name]
-    options = "".join(f" --{option} {getattr(recipe, option)}" for option in ("steps", "patches", "seed")
-                      if getattr(recipe, option) != getattr(own, option))
+    options = "".join(f" --{option} {getattr(recipe, option)}" for option in OPTIONS
+                      if getattr(recipe, option, None) != getattr(own, option, None))
     return f"python -m adlearn.pretrain {name}{options}"
 
 
@@ -173,22 +279,40 @@ def cut(images: list[Tensor], recipe: Recipe) -> Tensor:
     """Patches (N, 3, p, p), uint8: each image shrunk or enlarged until its side is 4 to 16 patches, and cut anywhere;
     one in ten is grey, every second mirrored. Half of them are of photographs, a quarter of textures and of parts."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    p = recipe.patch_size
-    photographs, textures, drawn = images[:len(PHOTOGRAPHS)], images[len(PHOTOGRAPHS):-DRAWN], images[-DRAWN:]
-    kinds = photographs, textures, photographs, drawn
     patches = []
     for number in range(recipe.patches):
-        kind = kinds[number % len(kinds)]
-        image = kind[int(torch.randint(len(kind), (), generator=generator))]
-        across, down, which, coin, colour = torch.rand(5, generator=generator).tolist()
-        side = round(SIDE / (4 * 4 ** which))                               # log-uniform
-        top, left = int(across * (image.shape[1] - side + 1)), int(down * (image.shape[2] - side + 1))
-        window = image[:, top:top + side, left:left + side].float()
-        patch = F.interpolate(window[None], (p, p), mode="bilinear", antialias=True, align_corners=False)[0]
+        image = _one_of(images, number, generator)
+        *place, coin, colour = torch.rand(5, generator=generator).tolist()
+        patch = _window(image, place, recipe.patch_size, SIDE // 4)
         patch = patch.flip(2) if coin < 0.5 else patch
         patches.append(patch.mean(0, keepdim=True).expand(3, -1, -1) if colour < 0.1 else patch)
     order = torch.randperm(len(patches), generator=generator)
     return torch.stack(patches).round_().clamp_(0, 255).byte()[order]
+
+
+def pictures(images: list[Tensor], size: int, count: int) -> Tensor:
+    """Pictures (count, 3, size, size) in [0, 1], new each time: squares with a quarter of an image's side or more, in
+    changing light; one in four is grey, every second mirrored. Of the sources in the same shares as patches."""
+    found = torch.stack([_window(_one_of(images, number), torch.rand(3).tolist(), size, SIDE)
+                         for number in range(count)])
+    return LIGHT((found / 255).clamp_(0, 1))
+
+
+def _one_of(images: list[Tensor], number: int, generator: torch.Generator | None = None) -> Tensor:
+    """An image for the patch or picture of this number: half of them photographs, a quarter textures and parts."""
+    photographs, textures, drawn = images[:len(PHOTOGRAPHS)], images[len(PHOTOGRAPHS):-DRAWN], images[-DRAWN:]
+    kind = (photographs, textures, photographs, drawn)[number % 4]
+    return kind[int(torch.randint(len(kind), (), generator=generator))]
+
+
+def _window(image: Tensor, place: Sequence[float], size: int, largest: int) -> Tensor:
+    """A square of an image, (3, size, size), whose side is the largest one to a quarter of it; `place` is three numbers
+    in [0, 1): how far down, how far across, and how small, on a logarithmic scale."""
+    down, across, small = place
+    side = round(largest / 4 ** small)
+    top, left = int(down * (image.shape[1] - side + 1)), int(across * (image.shape[2] - side + 1))
+    square = image[None, :, top:top + side, left:left + side].float()
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 @torch.inference_mode()
@@ -198,10 +322,18 @@ def _over(patches: Tensor, describe: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([describe(batch.to(runtime.device()).float() / 255).float().cpu() for batch in batches])
 
 
-def _write(net: torch.nn.Module, path: Path) -> None:
+def _write(net: nn.Module, into: Path, record: dict) -> dict:
+    """Weights in half precision, and beside them the record, which is returned with what is known of every one."""
     from safetensors.torch import save
 
-    cache.replace(path, save({key: value.half().contiguous() for key, value in net.cpu().state_dict().items()}))
+    weights = save({key: value.half().contiguous() for key, value in net.cpu().state_dict().items()})
+    record = record | {
+        "device": runtime.device_name(), "sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": {"python": platform.python_version(), "adlearn": __version__,
+                     **{package: version(package) for package in ("torch", "timm", "scikit-image")}}}
+    cache.replace(into / f"{record['name']}.safetensors", weights)
+    cache.replace(into / f"{record['name']}.json", (json.dumps(record, indent=2) + "\n").encode())
+    return record
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,18 +351,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         own = RECIPES[checks.choice(asked.name, RECIPES, "name")]
-        allowed = {"steps": checks.positive_int, "patches": partial(checks.positive_int, minimum=1000),
-                   "seed": checks.seed}
-        changed = {option: check(value, option) for option, check in allowed.items()
+        changed = {option: check(value, option) for option, check in OPTIONS.items()
                    if (value := getattr(asked, option)) is not None}
+        if strange := changed.keys() - asdict(own).keys():
+            raise ValueError(f"{asked.name} has no --{', --'.join(strange)}: its pictures are new at every step")
         recipe = replace(own, **changed)
         if recipe != own and asked.into is None:
-            raise ValueError("--into must name a folder: a teacher of another recipe would replace the one that is "
+            raise ValueError("--into must name a folder: weights of another recipe would replace those that are "
                              "shipped")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print(json.dumps(teacher(asked.name, recipe, asked.into or backbones.SHIPPED), indent=2))
+    make = transformer if isinstance(recipe, ViTRecipe) else teacher
+    print(json.dumps(make(asked.name, recipe, asked.into or backbones.SHIPPED), indent=2))
     return 0
 
 

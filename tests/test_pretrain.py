@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -123,15 +124,86 @@ def test_a_command_without_options_makes_what_is_shipped():
         record = backbones.shipped(name)
         assert record["command"] == pretrain.command(name, recipe) == f"python -m adlearn.pretrain {name}"
         settings = {key: value for key, value in record["recipe"].items() if key != "compact"}
-        assert pretrain.Recipe(**settings) == recipe
+        assert type(recipe)(**settings) == recipe
 
 
 def test_bad_commands_are_refused(tmp_path, capsys):
     assert pretrain.main(["teacher_18"]) == 2
     assert "name must be one of" in capsys.readouterr().err
     assert pretrain.main(["teacher_17", "--steps", "10"]) == 2
-    assert "would replace the one that is shipped" in capsys.readouterr().err
+    assert "would replace those that are shipped" in capsys.readouterr().err
     assert pretrain.main(["teacher_17", "--steps", "0", "--into", str(tmp_path)]) == 2
     assert "steps" in capsys.readouterr().err
     assert pretrain.main(["--list"]) == 0
     assert "teacher_65_narrow" in capsys.readouterr().out
+
+
+def test_pictures_are_new_each_time_and_of_all_kinds(sources):
+    torch.manual_seed(0)
+    found = pretrain.pictures(sources, 48, 200)
+    assert found.shape == (200, 3, 48, 48)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    grey = (found - found.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-3
+    assert 0.15 < grey.float().mean() < 0.5                                 # one in four, and the grey photographs
+    assert not torch.equal(found, pretrain.pictures(sources, 48, 200))
+    torch.manual_seed(0)
+    assert torch.equal(found, pretrain.pictures(sources, 48, 200))
+
+
+@pytest.fixture
+def small_pictures(monkeypatch):
+    monkeypatch.setattr(pretrain.ViTRecipe, "plan", property(lambda recipe: {32: recipe.steps // 2, 64: 2}))
+    monkeypatch.setattr(pretrain, "LOOKED_AT", 32)
+    return replace(pretrain.RECIPES["vit_tiny_distilled"], steps=16, batch_size=8, epoch=32)
+
+
+def test_a_transformer_is_made_with_its_record(tmp_path, monkeypatch, small_pictures):
+    record = pretrain.transformer("vit_tiny_distilled", small_pictures, tmp_path)
+    assert json.loads((tmp_path / "vit_tiny_distilled.json").read_text()) == record
+    assert record["explained"].keys() == {"stage 1", "stage 2", "stage 3", "stage 4", "whole"}
+    assert record["seconds"].keys() == {"training at 32 pixels", "training at 64 pixels"}
+    assert (tmp_path / "vit_tiny_distilled.safetensors").stat().st_size < 12e6
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    middle, last = backbones.load("vit_tiny_distilled", (5, 11), size=64)(torch.rand(2, 1, 50, 50))
+    assert middle.shape == last.shape == (2, 192, 4, 4)
+    assert not list((pretrain.cache.folder() / "pretrain").iterdir())
+
+
+def test_the_pupil_looks_for_each_stage_at_its_place():
+    backbone = backbones.load("efficientnet_lite0", list(pretrain.HEARD), size=64)
+    torch.manual_seed(0)
+    images = torch.rand(6, 3, 64, 64)
+    with torch.no_grad():
+        said, pupil = backbone(images), pretrain.Pupil(backbone.channels)
+        pupil.standardise(backbone, images)
+        fine, _, same, coarse, whole = pupil.by_patch(said)
+        assert fine.shape == (6, 16, backbone.channels[0])
+        assert torch.allclose(fine[0, 5], said[0][0, :, 4:8, 4:8].mean((1, 2)), atol=1e-5)     # row 1, column 1
+        assert torch.equal(same[0, 5], said[2][0, :, 1, 1])
+        assert torch.allclose(whole[:, 0], said[3].mean((2, 3)))
+        assert coarse.shape == (6, 16, backbone.channels[3])
+        for find in pupil.find:
+            torch.nn.init.zeros_(find.weight)
+            torch.nn.init.zeros_(find.bias)
+        assert torch.allclose(pupil.missed(backbone, images)[:4], torch.ones(4), atol=0.05)        # 0 finds nothing
+
+
+def test_an_interrupted_transformer_goes_on(tmp_path, monkeypatch, small_pictures):
+    monkeypatch.setattr(pretrain.vit, "vit_tiny", partial(pretrain.vit.vit_tiny, dim=24))
+    whole = pretrain.transformer("vit_tiny_distilled", small_pictures, tmp_path / "whole")
+    keep, kept = pretrain.training._Checkpoint.keep, []
+
+    def stop_after_one(self, losses):
+        keep(self, losses)
+        kept.append(len(losses))
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain.training._Checkpoint, "keep", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.transformer("vit_tiny_distilled", small_pictures, tmp_path / "rest")
+    assert not (tmp_path / "rest").exists()
+    rest = pretrain.transformer("vit_tiny_distilled", small_pictures, tmp_path / "rest")
+    assert rest["sha256"] == whole["sha256"]
+    assert rest["seconds"]["resumed"]
