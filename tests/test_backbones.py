@@ -90,7 +90,7 @@ def test_missing_weights_name_all_three_ways():
 
 
 def test_unknown_names_and_layers():
-    with pytest.raises(ValueError, match="name must be 'efficientnet_lite0' or a timm model, got 'efficientnet'"):
+    with pytest.raises(ValueError, match="name must be 'efficientnet_lite0', 'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
         backbones.load("efficientnet")
     for layers in ((3, 1), (), (1, 1), 3, (1.0,)):
         with pytest.raises(ValueError, match="layers must be ascending"):
@@ -99,3 +99,25 @@ def test_unknown_names_and_layers():
         backbones.load("efficientnet_lite0", size=0)
     with pytest.raises(ValueError, match="layers must be stages"):
         backbones.load("efficientnet_lite0", layers=(9,))
+
+
+def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    full = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).eval()
+    save_file(full.state_dict(), tmp_path / "vit_tiny_patch16_224.safetensors")
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    images = torch.rand(1, 3, 224, 224)
+    (found,) = backbones.load("vit_tiny_patch16_224", (3,))(images)
+    mean, std = (torch.tensor(full.default_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    (expected,) = full.forward_intermediates((images - mean) / std, indices=[3], intermediates_only=True)
+    assert torch.allclose(found, expected, atol=1e-5)
+    small = backbones.load("vit_tiny_patch16_224", (3,), size=112)
+    assert small(images)[0].shape == (1, 192, 7, 7)
+    positions = small.net.model.pos_embed
+    assert torch.equal(positions[:, 0], full.pos_embed[:, 0])                # the class token's stays
+    grid = full.pos_embed[0, 1:].mT.unflatten(1, (14, 14))
+    assert torch.allclose(positions[0, 1:].mean(0), grid.mean((1, 2)), atol=1e-3)
+    with pytest.raises(ValueError, match="multiple of the patch of 'vit_tiny_patch16_224', 16, got 100"):
+        backbones.load("vit_tiny_patch16_224", (3,), size=100)
