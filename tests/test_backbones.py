@@ -90,7 +90,7 @@ def test_missing_weights_name_all_three_ways():
 
 
 def test_unknown_names_and_layers():
-    with pytest.raises(ValueError, match="name must be 'efficientnet_lite0', 'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
+    with pytest.raises(ValueError, match="name must be .*'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
         backbones.load("efficientnet")
     for layers in ((3, 1), (), (1, 1), 3, (1.0,)):
         with pytest.raises(ValueError, match="layers must be ascending"):
@@ -102,6 +102,7 @@ def test_unknown_names_and_layers():
 
 
 def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatch):
+    import timm
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
