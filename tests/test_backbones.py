@@ -90,7 +90,7 @@ def test_missing_weights_name_all_three_ways():
 
 
 def test_unknown_names_and_layers():
-    with pytest.raises(ValueError, match="name must be .*'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
+    with pytest.raises(ValueError, match=r"name must be .*'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
         backbones.load("efficientnet")
     for layers in ((3, 1), (), (1, 1), 3, (1.0,)):
         with pytest.raises(ValueError, match="layers must be ascending"):
