@@ -84,7 +84,7 @@ class ViTRecipe:
     lr: float = 1e-3
     batch_size: int = 16
     weight_decay: float = 0.05
-    epoch: int = 4000                           # pictures between two checkpoints, all of them new
+    epoch: int = 2000                           # pictures between two checkpoints, all of them new
     seed: int = 0
 
     @property
@@ -103,7 +103,7 @@ STEPS = {17: (700, 4000), 33: (700, 4000), 65: (400, 2500)}                 # pu
 RECIPES: dict[str, Recipe | ViTRecipe] = {
     name: Recipe(p, shrink, steps=STEPS[p][shrink > 1], lr=2e-3 if shrink > 1 else 1e-3)
     for name, (p, shrink) in backbones.TEACHERS.items()
-} | {"vit_tiny_distilled": ViTRecipe(12_000)}
+} | {"vit_tiny_distilled": ViTRecipe(6_000)}
 
 
 def teacher(name: str, recipe: Recipe, into: Path) -> dict:
