@@ -1,0 +1,59 @@
+"""SPADE on what a Vision Transformer says of patches: every token has seen the whole image before it speaks.
+
+Retrieval and search are SPADE's. What is compared changes:
+
+    token       t = [x¹ / |x¹|, …, xᴸ / |xᴸ|],      xˡ the token of a patch after the l-th of some chosen blocks
+    whole       f = mean over patches of the last chosen block's tokens
+    pixel       the mean over input sizes s of d_s(y, p)
+
+A smaller input makes each patch cover more of the object, a larger one gives finer maps.
+
+Cohen and Hoshen, "Transformer-Based Anomaly Segmentation", version 2 of the preprint of SPADE, 2021. Which patches,
+blocks, sizes and weights theirs has could not be verified: the choices here are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adlearn import backbones, checks
+from adlearn.methods.spade import SPADE, halved
+
+
+class ViTSPADE(SPADE):
+    """SPADE on the patch tokens of a pretrained ViT, at one input size or several.
+
+    Args:
+        backbone: a name of a ViT for `backbones.load`.
+        layers: blocks whose tokens are joined, counted from 0, ascending. Late ones know more of the whole image, and a
+            defect anywhere moves all their tokens; those in the middle keep to their place.
+        sizes: sides to which images are resized, each a multiple of the patch; maps are averaged over them. The last
+            chosen block at the first size describes the whole image.
+        neighbors, kappa, positions, sigma: see `SPADE`; sigma in pixels of the largest size.
+    """
+
+    def __init__(self, *, backbone: str = "vit_tiny_distilled", layers: Sequence[int] = (5, 8),
+                 sizes: Sequence[int] = (224,), neighbors: int = 5, kappa: int = 1, positions: str = "all",
+                 sigma: float = 4.0):
+        super(SPADE, self).__init__()
+        self.backbone, self.layers, self.sizes = backbone, tuple(layers), tuple(sizes)
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"sizes must name at least one side and none twice, got {sizes!r}")
+        for size in self.sizes:
+            checks.positive_int(size, "sizes")
+        self._search_by(neighbors, kappa, "average", positions, sigma, levels=len(self.sizes))
+        self.networks = nn.ModuleList(backbones.load(backbone, self.layers, size=size) for size in self.sizes)
+
+    @property
+    def side(self) -> int:
+        return max(self.sizes)
+
+    def describe(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """f, (B, D), and for each input size the joined tokens, (B, L · D, h, w), in half precision."""
+        tokens = [network(images) for network in self.networks]
+        return tokens[0][-1].mean((2, 3)), [halved(torch.cat([F.normalize(x, dim=1) for x in of_one_size], dim=1))
+                                            for of_one_size in tokens]
