@@ -111,7 +111,7 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
         checks.positive_int(size, "size", minimum=32)
     if layers is not None and not _ascending(layers):
         raise ValueError(f"layers must be ascending indices of stages, as (1, 2, 3), got {layers!r}")
-    net = _network(_ARCHITECTURES.get(name, name) if isinstance(name, str) else name, name, layers, size)
+    net = _network(name, layers, size)
     for source in (_from_folder, _from_wheel, _from_package, _from_hub):
         origin = source(net, name)
         if origin:
@@ -169,10 +169,11 @@ def _ascending(layers) -> bool:
     return whole and len(layers) > 0 and list(layers) == sorted(set(layers))
 
 
-def _network(architecture: str, name: str, layers, size: int | None) -> nn.Module:
+def _network(name: str, layers, size: int | None) -> nn.Module:
     import timm
 
-    if not isinstance(name, str) or not timm.is_model(architecture):
+    architecture = _ARCHITECTURES.get(name, name) if isinstance(name, str) else None
+    if architecture is None or not timm.is_model(architecture):
         raise ValueError(f"name must be {', '.join(map(repr, _ARCHITECTURES))} or a timm model, got {name!r}: "
                          "timm.list_models('*part*') finds the right spelling")
     options = {} if layers is None else {"out_indices": tuple(layers)}
@@ -182,8 +183,7 @@ def _network(architecture: str, name: str, layers, size: int | None) -> nn.Modul
         net = timm.create_model(architecture, pretrained=False, features_only=True, **options)
     except (AssertionError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"layers must be stages that {name!r} has, got {layers!r} ({error})") from error
-    patch = max(net.feature_info.reduction()) if "img_size" in options else 1
-    if size is not None and size % patch:
+    if "img_size" in options and size % (patch := max(net.feature_info.reduction())):
         raise ValueError(f"size must be a multiple of the patch of {name!r}, {patch}, got {size}")
     net.default_cfg = timm.get_pretrained_cfg(architecture).to_dict()
     return net

@@ -90,8 +90,11 @@ def test_missing_weights_name_all_three_ways():
 
 
 def test_unknown_names_and_layers():
-    with pytest.raises(ValueError, match=r"name must be .*'vit_tiny_distilled' or a timm model, got 'efficientnet'"):
+    ours = "'efficientnet_lite0', 'vit_tiny_distilled'"
+    with pytest.raises(ValueError, match=f"name must be {ours} or a timm model, got 'efficientnet'"):
         backbones.load("efficientnet")
+    with pytest.raises(ValueError, match="or a timm model, got \\['efficientnet'\\]"):
+        backbones.load(["efficientnet"])
     for layers in ((3, 1), (), (1, 1), 3, (1.0,)):
         with pytest.raises(ValueError, match="layers must be ascending"):
             backbones.load("efficientnet_lite0", layers=layers)
