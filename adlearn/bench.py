@@ -45,6 +45,7 @@ from adlearn.methods import (
     OneClassSVM,
     TwoStage,
     UninformedStudents,
+    ViTSPADE,
 )
 from adlearn.methods.students import RULES
 from adlearn.studies import Case
@@ -71,7 +72,9 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     | {"simclr": partial(CSI, shift=None)},
     "students": {"multi_scale": UninformedStudents},
     "on_descriptors": {rule: partial(OnDescriptors, rule=rule) for rule in RULES},
-    "spade": {"efficientnet_lite0": SPADE},
+    "spade": {"efficientnet_lite0": SPADE, "random_weights": studies.LOOKING["CNN, random weights"]},
+    "vit_spade": {"distilled": ViTSPADE, "random_weights": studies.LOOKING["ViT, random weights"],
+                  "natural_images": studies.LOOKING["ViT, natural images"]},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
     "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},

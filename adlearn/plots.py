@@ -61,7 +61,7 @@ def images(batch: Tensor, titles=None, *, columns: int = 4, side: float = 1.6):
 
 
 def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, titles=None, *, side: float = 1.5,
-         top: float = 1.0):
+         top: float = 1.0, limits: tuple[float, float] | None = None):
     """One column an image: the image, the outline of its mask, and one row of heat for each detector.
 
     Args:
@@ -73,9 +73,11 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
         side: of one picture, in inches.
         top: quantile of a detector's values, above 0, that has the brightest colour; below 1 a few glaring pixels
             leave the rest visible.
+        limits: the values of the darkest and of the brightest colour, for all detectors; None for each one's own.
 
     Raises:
-        ValueError: images outside [0, 1]; maps or masks of another number or size; values that are not finite.
+        ValueError: images outside [0, 1]; maps or masks of another number or size; values that are not finite;
+            limits that are not two ascending numbers.
     """
     batch = checks.images(batch, "batch")
     count = len(batch)
@@ -87,7 +89,9 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
         checks.finite(values, f"heat[{name!r}]")
     if masks is not None:
         masks = checks.binary(_stack(masks, "masks", (count, *batch.shape[2:])), "masks")
-    scales = [{"vmin": values.min().item(), "vmax": np.quantile(values.float().cpu().numpy(), top)}
+    if limits is not None:
+        _ends(limits)
+    scales = [limits or (values.min().item(), np.quantile(values.float().cpu().numpy(), top))
               for values in heat.values()]
     with style() as plt:
         figure, axes = plt.subplots(1 + len(heat), len(batch), squeeze=False,
@@ -98,8 +102,8 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
                 axes[0, column].contour(masks[column].cpu().numpy(), levels=[0.5], colors=[ANOMALOUS], linewidths=1)
             if titles is not None:
                 axes[0, column].set_title(titles[column], fontsize=8.5, loc="center")
-            for row, (values, limits) in enumerate(zip(heat.values(), scales, strict=True), start=1):
-                axes[row, column].imshow(values[column].float().cpu().numpy(), cmap="magma", **limits)
+            for row, (values, (low, high)) in enumerate(zip(heat.values(), scales, strict=True), start=1):
+                axes[row, column].imshow(values[column].float().cpu().numpy(), cmap="magma", vmin=low, vmax=high)
         for row, name in enumerate(["image", *heat]):
             axes[row, 0].set_ylabel(name, fontsize=9)
         _bare(axes)

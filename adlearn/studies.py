@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlearn import augment, data, losses, metrics, neighbors, runtime, training
+from adlearn import augment, backbones, data, losses, metrics, neighbors, runtime, training
 from adlearn.data import Labelled
+from adlearn.data.parts import CLASSES
 from adlearn.detector import Detector, Trained
 from adlearn.methods import (
     CSI,
@@ -29,11 +30,13 @@ from adlearn.methods import (
     SPADE,
     TwoStage,
     UninformedStudents,
+    ViTSPADE,
     csi,
     distillation,
     meta_pseudo_labels,
     metric_learning,
     simclr,
+    vit,
 )
 from adlearn.methods.two_stage import CLASSIFIERS
 from adlearn.nets import ConvAutoEncoder, Encoder, ProjectionHead, ResNet
@@ -614,6 +617,51 @@ def students_of_cells(factor: int) -> Case:
     return lambda seed: judge(build, data.elpv("mono", size=64, painted=True, seed=FIRST_SEED + seed), seed)
 
 
+# Chapter 17: what a transformer needs --------------------------------------------------------------------------
+
+MANY = 2500                                     # images of each kind; the smaller sets are drawn from these
+RANDOM = {                                      # networks that start from random weights, with their rates
+    "CNN": (lambda classes: Encoder(channels=3, widths=WIDTHS[:3], dim=classes), 2e-3),
+    "ViT": (lambda classes: vit.ViT(size=32, patch=8, dim=96, depth=3, heads=3, classes=classes), 1e-3),
+}
+PRETRAINED = {"CNN": ("efficientnet_lite0", 4), "ViT": ("vit_tiny_distilled", 11)}      # and which of their maps
+
+
+@cache
+def many_images(seed: int) -> Labelled:
+    """With a hundred test images of each kind."""
+    parts = images(seed, MANY)
+    judged = some_of_each(replace(parts, train=parts.test, train_labels=parts.test_labels), 100, seed)
+    return replace(parts, test=parts.test[judged], test_labels=parts.test_labels[judged])
+
+
+def centred(images: Tensor) -> Tensor:
+    """Around 0: from images in [0, 1] a ViT learns nothing for hundreds of steps."""
+    return (images - 0.5) / 0.25
+
+
+def of_amount(kind: str, per_class: int, *, pretrained: bool = False) -> Case:
+    """Accuracy of a network that starts from random weights, after 600 steps on so many images of each kind; or of a
+    linear probe on the mean of a pretrained one's last map, which sees images of 224 pixels."""
+    def case(seed: int):
+        parts = many_images(seed)
+        known = some_of_each(parts, per_class, seed)
+        parts = replace(parts, train=parts.train[known], train_labels=parts.train_labels[known])
+        runtime.seed(seed)
+        if pretrained:
+            name, last = PRETRAINED[kind]
+            backbone = backbones.load(name, (last,), size=224).to(runtime.device())
+            return timed(lambda: None, lambda _: {
+                "accuracy": judged(lambda batch: backbone(batch)[0].mean((2, 3)), parts)["linear_probe"]})
+        make, lr = RANDOM[kind]
+        net, train, test = make(len(parts.classes)).to(runtime.device()), centred(parts.train), centred(parts.test)
+        return timed(lambda: training.train(
+            net, lambda batch, truth: F.cross_entropy(net(batch), truth), train, parts.train_labels, lr=lr,
+            epochs=training.passes(len(known), BATCH, 600), batch_size=BATCH),
+            lambda _: {"accuracy": accuracy(net, test, parts.test_labels)})
+    return case
+
+
 # Chapter 18: what SPADE looks at ------------------------------------------------------------------------------
 
 
@@ -621,6 +669,38 @@ def of_few_cells(**options) -> Case:
     """SPADE on a third of the painted cells, otherwise than by itself in one thing."""
     return lambda seed: judge(partial(SPADE, **options),
                               data.elpv("mono", size=224, painted=True, n=100, seed=FIRST_SEED + seed), seed)
+
+
+# Chapter 19: what SPADE on a transformer looks at -------------------------------------------------------------
+
+
+def of_few_tokens(**options) -> Case:
+    """The same on a transformer's tokens, on the same images."""
+    return lambda seed: judge(partial(ViTSPADE, **options),
+                              data.elpv("mono", size=224, painted=True, n=100, seed=FIRST_SEED + seed), seed)
+
+
+def forgetful(build: Callable[[], Detector]) -> Detector:
+    """A detector whose pretrained networks have random weights."""
+    detector = build()
+    for part in detector.modules():
+        if isinstance(part, backbones.Backbone):
+            part.forget()
+    return detector
+
+
+LOOKING = {                                     # detectors without training, by what they look through
+    "CNN": SPADE,
+    "CNN, random weights": partial(forgetful, SPADE),
+    "ViT": ViTSPADE,
+    "ViT, random weights": partial(forgetful, ViTSPADE),
+    "ViT, natural images": partial(ViTSPADE, backbone="vit_small_patch14_dinov2"),
+}
+
+
+def of_large_parts(build: Callable[[], Detector], normal: str) -> Case:
+    """A detector on a few drawings at 224 pixels of one kind of part, half of the test ones damaged."""
+    return lambda seed: judge(build, data.parts(normal, size=224, n=60, defects=True, seed=FIRST_SEED + seed), seed)
 
 
 PAIRS = {f"{a} + {b}": augment.Compose(AUGMENTATIONS[a], AUGMENTATIONS[b]) for a, b in combinations(AUGMENTATIONS, 2)}
@@ -727,6 +807,22 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
         "normalised": of_few_cells(normalize=True),
         "not smoothed": of_few_cells(sigma=0),
         **{f"stage {stage} alone": of_few_cells(layers=(stage,)) for stage in (1, 2, 3)},
+    }),
+    ("vit", "amount"): ("parts", {
+        f"{kind}{', pretrained' * pretrained}, {count} a class": of_amount(kind, count, pretrained=pretrained)
+        for pretrained, counts in ((False, (20, 100, 500, 2500)), (True, (20, 100)))
+        for kind in ("CNN", "ViT") for count in counts
+    }),
+    ("vit_spade", "choices"): ("elpv_mono_painted_224", {
+        "as it stands": of_few_tokens(),
+        **{f"block {block} alone": of_few_tokens(layers=(block,)) for block in (0, 2, 5, 8, 11)},
+        **{f"sizes {', '.join(map(str, sizes))}": of_few_tokens(sizes=sizes)
+           for sizes in ((112,), (224,), (336,), (112, 224), (112, 224, 336))},
+        "same position": of_few_tokens(positions="same"),
+        "κ = 3": of_few_tokens(kappa=3),
+    }),
+    ("vit_spade", "parts"): ("parts_damaged", {
+        f"{name}, {normal}": of_large_parts(build, normal) for normal in CLASSES for name, build in LOOKING.items()
     }),
     ("students", "longer"): ("elpv_mono_painted", {f"× {factor}": students_of_cells(factor) for factor in (1, 4, 16)}),
 }

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from adlearn import backbones
+from adlearn.methods import vit
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,6 @@ def test_the_weights_are_the_pretrained_ones(lite0):
 
 
 def test_weights_from_a_folder(lite0, tmp_path, monkeypatch):
-    from safetensors.torch import save_file
 
     state = {k: v.contiguous() for k, v in lite0.net.state_dict().items()}
     save_file(state, tmp_path / "efficientnet_lite0.safetensors")
@@ -106,7 +107,6 @@ def test_unknown_names_and_layers():
 
 def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatch):
     import timm
-    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     full = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).eval()
@@ -125,3 +125,32 @@ def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatc
     assert torch.allclose(positions[0, 1:].mean(0), grid.mean((1, 2)), atol=1e-3)
     with pytest.raises(ValueError, match="multiple of the patch of 'vit_tiny_patch16_224', 16, got 100"):
         backbones.load("vit_tiny_patch16_224", (3,), size=100)
+
+
+def test_a_backbone_that_forgets_is_the_same_shape_with_weights_drawn_anew():
+    images = torch.rand(2, 1, 64, 64)
+    backbone = backbones.load("efficientnet_lite0", (1, 3), size=64)
+    known, digest = backbone(images), backbone.sha256
+    torch.manual_seed(0)
+    assert backbone.forget() is backbone
+    once = backbone(images)
+    torch.manual_seed(0)
+    again = backbone.forget()(images)
+    assert [level.shape for level in once] == [level.shape for level in known]
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))             # drawn by the seed
+    assert not any(torch.allclose(a, b) for a, b in zip(once, known, strict=True))
+    assert (backbone.origin, backbone.net.training) == ("random", False)
+    assert backbone.sha256 != digest
+    assert not any(weight.requires_grad for weight in backbone.parameters())
+
+
+def test_networks_of_ones_own_take_weights_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    ours, theirs = (vit.ViT(size=16, patch=8, dim=8, depth=1, heads=2) for _ in range(2))
+    save_file(theirs.state_dict(), tmp_path / "mine.safetensors")
+    assert backbones.fill(ours, "mine") == str(tmp_path / "mine.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    with pytest.raises(ValueError, match="do not fit the network"):
+        backbones.fill(vit.ViT(size=16, patch=8, dim=16, depth=1, heads=2), "mine")
+    with pytest.raises(FileNotFoundError, match="no weights of 'yours'"):
+        backbones.fill(ours, "yours")

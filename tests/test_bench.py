@@ -1,11 +1,12 @@
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from adlearn import augment, bench, cache, data, losses, metrics, results, runtime, speed, studies
-from adlearn.methods import UninformedStudents
+from adlearn import augment, backbones, bench, cache, data, losses, metrics, results, runtime, speed, studies
+from adlearn.methods import SPADE, UninformedStudents, ViTSPADE
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,16 @@ def test_dense_features_are_compared_with_patches(monkeypatch):
     monkeypatch.setattr(speed.dense, "dense_features", lambda net, images, p: torch.rand(1, net.dim, 48, 48))
     with pytest.raises(RuntimeError, match="disagree"):
         speed.dense_ratio(33, shrink=8, size=48, sample=16, repeats=1)
+
+
+def test_the_search_of_a_gallery_is_timed_against_all_differences(monkeypatch):
+    found = speed.gallery_ratio(size=64, neighbors=2, sample=16, repeats=1)
+    assert found["ratio"] == pytest.approx(found["peer_seconds"] / found["ours_seconds"])
+    assert 0 < found["of_peak"] < 2
+    assert 100 < found["megabytes"] < 2000
+    monkeypatch.setattr("adlearn.methods.spade.knn", lambda rows, bank, k: (torch.rand(len(rows), k), None))
+    with pytest.raises(RuntimeError, match="the two disagree"):
+        speed.gallery_ratio(size=64, neighbors=2, sample=16, repeats=1)
 
 
 @pytest.mark.parametrize("loss", speed.LOSSES)
@@ -197,7 +208,8 @@ def test_the_cases_of_a_study_see_as_many_images_as_often(study, monkeypatch):
 
 @pytest.mark.parametrize("study", [("metric_learning", "few_labels"), ("metric_learning", "label_noise"),
                                    ("metric_learning", "mining"), ("simclr", "head"), ("simclr", "objectives"),
-                                   ("distillation", "compression"), ("distillation", "noisy_student")],
+                                   ("distillation", "compression"), ("distillation", "noisy_student"),
+                                   ("vit", "amount")],
                          ids="-".join)
 def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
     """Every case once, on few images and for few steps: what it needs is there and its figures are shares."""
@@ -318,3 +330,32 @@ def test_patient_students_take_whole_multiples_of_their_own_steps(monkeypatch):
     assert [detector.training_steps["quick"] for detector, _, _ in judged] == [own, 4 * own, 16 * own]
     assert {(name, seed, detector.patch_sizes) for detector, name, seed in judged} == {
         ("elpv: mono, painted", 2, (17,))}
+
+
+@pytest.mark.parametrize("study", [("spade", "choices"), ("vit_spade", "choices")], ids="-".join)
+def test_choices_change_one_thing_at_a_time(study, monkeypatch):
+    judged = []
+    monkeypatch.setattr(studies, "judge", lambda build, split, seed: judged.append((build().options(), split.name)))
+    monkeypatch.setattr(studies.data, "elpv", lambda kind, *, seed, **how: SimpleNamespace(name=(kind, seed, how)))
+    for case in studies.STUDIES[study][1].values():
+        case(2)
+    (own, same), *others = judged
+    assert own == {"spade": SPADE, "vit_spade": ViTSPADE}[study[0]]().options()
+    for options, images in others:
+        assert images == same == ("mono", studies.FIRST_SEED + 2, {"size": 224, "painted": True, "n": 100})
+        assert sum(options[name] != own[name] for name in own) == 1, options
+
+
+def test_forgetful_detectors_differ_from_the_others_in_their_weights_alone():
+    for name, kind in (("CNN", SPADE), ("ViT", ViTSPADE)):
+        runtime.seed(0)
+        seen, blank = studies.LOOKING[name](), studies.LOOKING[f"{name}, random weights"]()
+        assert type(seen) is type(blank) is kind
+        assert seen.options() == blank.options()
+        pairs = list(zip((p for p in seen.modules() if isinstance(p, backbones.Backbone)),
+                         (p for p in blank.modules() if isinstance(p, backbones.Backbone)), strict=True))
+        assert pairs
+        for known, random in pairs:
+            assert (random.origin, random.size, random.channels) == ("random", known.size, known.channels)
+            assert random.sha256 != known.sha256
+            assert not any(weight.requires_grad for weight in random.parameters())

@@ -52,6 +52,14 @@ def test_arrays_half_precision_and_one_kind_alone_are_drawn():
     plt.close("all")
 
 
+def test_maps_have_a_scale_each_or_one_for_all():
+    heat = {"low": torch.tensor([[[0.0, 1.0]]]), "high": torch.tensor([[[2.0, 8.0]]])}
+    for options, expected in (({}, [(0, 1), (2, 8)]), ({"limits": (0, 5)}, [(0, 5)] * 2)):
+        figure = plots.maps(torch.rand(1, 1, 4, 8), heat, **options)
+        assert [axes.images[0].get_clim() for axes in figure.axes[1:]] == expected
+        plt.close(figure)
+
+
 IMAGES, POINTS = torch.rand(3, 1, 8, 8), torch.rand(20, 2)
 NAMED = {"xlabel": "x", "ylabel": "y"}
 
@@ -68,6 +76,7 @@ NAMED = {"xlabel": "x", "ylabel": "y"}
     (lambda: plots.maps(IMAGES, {}, torch.ones(3, 4, 4)), r"masks must have shape \(3, 8, 8\), got \(3, 4, 4\)"),
     (lambda: plots.maps(IMAGES, {}, IMAGES[:, 0] * 255), "masks must hold only 0"),
     (lambda: plots.maps(IMAGES, {}, titles=["one"]), "titles must be 3"),
+    (lambda: plots.maps(IMAGES, {}, limits=(1, 0)), "limits must be"),
     (lambda: plots.histogram(torch.rand(20) / 0, LABELS), "scores must be finite"),
     (lambda: plots.histogram(torch.rand(19), LABELS), "labels must have shape"),
     (lambda: plots.histogram(torch.rand(20), LABELS + 1), "labels must hold only 0"),

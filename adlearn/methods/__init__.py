@@ -24,6 +24,7 @@ _HOMES = {
     "UninformedStudents": "adlearn.methods.students",
     "OnDescriptors": "adlearn.methods.students",
     "SPADE": "adlearn.methods.spade",
+    "ViTSPADE": "adlearn.methods.vit_spade",
     "ViT": "adlearn.methods.vit",
     "Classifier": "adlearn.methods.metric_learning",
     "SimCLR": "adlearn.methods.simclr",

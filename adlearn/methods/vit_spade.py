@@ -37,7 +37,7 @@ class ViTSPADE(SPADE):
     """
 
     def __init__(self, *, backbone: str = "vit_tiny_distilled", layers: Sequence[int] = (5, 8),
-                 sizes: Sequence[int] = (224,), neighbors: int = 5, kappa: int = 1, positions: str = "all",
+                 sizes: Sequence[int] = (224, 336), neighbors: int = 5, kappa: int = 1, positions: str = "all",
                  sigma: float = 4.0):
         super(SPADE, self).__init__()
         self.backbone, self.layers, self.sizes = backbone, tuple(layers), tuple(sizes)
