@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adlearn import backbones
+from adlearn import backbones, data
 from adlearn.methods import vit
 
 
@@ -125,6 +125,29 @@ def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatc
     assert torch.allclose(positions[0, 1:].mean(0), grid.mean((1, 2)), atol=1e-3)
     with pytest.raises(ValueError, match="multiple of the patch of 'vit_tiny_patch16_224', 16, got 100"):
         backbones.load("vit_tiny_patch16_224", (3,), size=100)
+
+
+def test_the_shipped_transformer(monkeypatch):
+    monkeypatch.delenv("ADLEARN_WEIGHTS", raising=False)
+    backbone = backbones.load("vit_tiny_distilled", (5, 8, 11))
+    assert (backbone.origin, backbone.size) == ("adlearn", 224)
+    record = backbones.shipped("vit_tiny_distilled")
+    assert min(record["explained"].values()) > 0.2                  # of the variance of each of the teacher's stages
+    assert {name for name in record["seconds"] if name.startswith("training")} == {
+        "training at 112 pixels", "training at 224 pixels"}
+    images = data.parts("gear", size=224, n=4).train
+    for tokens in backbone(images):
+        assert tokens.shape == (4, 192, 14, 14)
+        assert tokens.std(dim=(0, 2, 3)).min() > 1e-3                           # no number says the same of everything
+
+
+def test_shipped_weights_are_small():
+    files = list(backbones.SHIPPED.glob("*"))
+    names = {*backbones.TEACHERS, "vit_tiny_distilled"}
+    assert {file.name for file in files} == {f"{name}.{end}" for name in names for end in ("safetensors", "json")}
+    size = {name: (backbones.SHIPPED / f"{name}.safetensors").stat().st_size for name in names}
+    assert size.pop("vit_tiny_distilled") <= 12e6
+    assert sum(size.values()) <= 13e6
 
 
 def test_a_backbone_that_forgets_is_the_same_shape_with_weights_drawn_anew():

@@ -30,6 +30,7 @@ DETECTORS = {   # name: how to build it; every class in adlearn.methods that is 
     "UninformedStudents": lambda: methods.UninformedStudents(patch_sizes=(17,), students=2, narrow=True, size=SIZE),
     "OnDescriptors": lambda: methods.OnDescriptors(patch_sizes=(17,), narrow=True, size=SIZE, sample=2000),
     "SPADE": lambda: methods.SPADE(size=64, neighbors=3),
+    "ViTSPADE": lambda: methods.ViTSPADE(sizes=(64, 96), neighbors=3),
 }
 
 

@@ -120,8 +120,7 @@ def test_features_are_standardised_and_kept():
 
 
 def test_a_command_without_options_makes_what_is_shipped():
-    for name in backbones.TEACHERS:
-        recipe = pretrain.RECIPES[name]
+    for name, recipe in pretrain.RECIPES.items():
         record = backbones.shipped(name)
         assert record["command"] == pretrain.command(name, recipe) == f"python -m adlearn.pretrain {name}"
         settings = {key: value for key, value in record["recipe"].items() if key != "compact"}
