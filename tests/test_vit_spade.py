@@ -56,6 +56,7 @@ def test_maps_are_the_mean_over_sizes(images):
     expected = torch.stack([enlarged(part[None, None], (96, 96)) for part in parts]).mean(0)
     assert torch.allclose(found, expected, atol=1e-5)
     assert whole.shape == (1, 192)
+    assert torch.equal(whole, both.embed(images[4:]))
 
 
 def test_finds_what_is_planted_and_is_kept(images, tmp_path):

@@ -52,6 +52,10 @@ class ViTSPADE(SPADE):
     def side(self) -> int:
         return max(self.sizes)
 
+    def embed(self, images: Tensor) -> Tensor:
+        """f, (B, D), without a look at the other sizes."""
+        return self.networks[0](images)[-1].mean((2, 3))
+
     def describe(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """f, (B, D), and for each input size the joined tokens, (B, L · D, h, w), in half precision."""
         tokens = [network(images) for network in self.networks]
