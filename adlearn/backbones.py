@@ -13,8 +13,11 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
+import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -62,27 +65,65 @@ class Backbone(Frozen):
 
     Attributes:
         channels, strides: of each feature map in the list.
+        layers: the indices of the stages or blocks that give them.
+        size: side to which images are resized, unless a call says otherwise.
     """
 
     def __init__(self, net: nn.Module, *, name: str, origin: str, size: int, mean, std):
         super().__init__(net, name=name, origin=origin)
-        self.size = size
         self.channels, self.strides = net.feature_info.channels(), net.feature_info.reduction()
+        self.layers, self.size = tuple(net.feature_info.out_indices), self.fits(size)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, size: int | None = None) -> list[Tensor]:
+        side = self.size if size is None else self.fits(size)
         x = images.expand(-1, 3, -1, -1)                                                    # (B, 3, H, W)
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        if x.shape[-2:] != (side, side):
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         with runtime.autocast(x.device):
             maps = self.net(x)
+        if getattr(self.net, "output_fmt", None) == "NHWC":
+            maps = [level.movedim(3, 1) for level in maps]
         return [level.float() for level in maps]                          # (B, C_l, H / stride_l, W / stride_l)
 
-    def forget(self) -> Self:
-        """Take random weights, as before any training, to see what the shape of the network alone is worth."""
-        self.net.load_state_dict(_network(self.name, self.net.feature_info.out_indices, self.size).state_dict())
+    def fits(self, size: int) -> int:
+        """`size`, if images of that side can go through the network: a transformer's patches must fill them, and its
+        position embedding must be one that timm can stretch."""
+        checks.positive_int(size, "size", minimum=32)
+        patches = getattr(getattr(self.net, "model", None), "patch_embed", None)
+        if patches is None:
+            return size
+        if patches.strict_img_size and size != patches.img_size[0]:
+            raise ValueError(f"size must be {patches.img_size[0]}, that of the pretraining of {self.name!r}, whose "
+                             f"positions cannot be stretched, got {size}")
+        if size % patches.patch_size[0]:
+            raise ValueError(f"size must be a multiple of the patch of {self.name!r}, {patches.patch_size[0]}, got "
+                             f"{size}")
+        return size
+
+    @torch.no_grad()
+    def forget(self, images: Tensor | None = None) -> Self:
+        """Draw random weights, as before any training, to see what the shape of the network alone is worth.
+
+        Args:
+            images: (N, C, H, W) in [0, 1], from which batch norm takes its means and variances, without which the
+                stages of a random network differ in scale by accident; None for networks without batch norm.
+
+        Raises:
+            ValueError: no images for a network with batch norm.
+        """
+        norms = [layer for layer in self.net.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if norms and images is None:
+            raise ValueError(f"images must be given: {self.name!r} has batch norm, whose statistics they are to set")
+        self.net.load_state_dict(_network(self.name, self.layers).state_dict())
+        if norms:
+            for layer in norms:
+                layer.train().momentum = None                                           # the mean over all batches
+            for batch in images.split(32):
+                self(batch.to(self.mean.device))
+            self.net.eval()
         self.origin, self.sha256 = "random", _digest(self.net)
         return self
 
@@ -111,14 +152,16 @@ def load(name: str, layers=None, *, size: int | None = None) -> Backbone:
             multiple of its patch; its position embedding is stretched.
 
     Raises:
-        ValueError: unknown name or layer; a weight file that is damaged or does not fit the network.
+        ValueError: unknown name or layer, or a size that does not fit; a weight file that is damaged or of another
+            network.
         FileNotFoundError: no weights anywhere; the message names all three ways.
     """
     if size is not None:
         checks.positive_int(size, "size", minimum=32)
-    if layers is not None and not _ascending(layers):
+    if layers is not None and not ascending(layers):
         raise ValueError(f"layers must be ascending indices of stages, as (1, 2, 3), got {layers!r}")
-    net = _network(name, layers, size)
+    with torch.random.fork_rng(devices=[]):                             # first weights are drawn, and then replaced
+        net = _network(name, layers)
     for source in (_from_folder, _from_wheel, _from_package, _from_hub):
         origin = source(net, name)
         if origin:
@@ -185,12 +228,13 @@ def shipped(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _ascending(layers) -> bool:
+def ascending(layers) -> bool:
+    """Whether these are indices of layers, each later than the one before."""
     whole = isinstance(layers, tuple | list) and all(type(i) is int and i >= 0 for i in layers)
     return whole and len(layers) > 0 and list(layers) == sorted(set(layers))
 
 
-def _network(name: str, layers, size: int | None) -> nn.Module:
+def _network(name: str, layers) -> nn.Module:
     import timm
 
     architecture = _ARCHITECTURES.get(name, name) if isinstance(name, str) else None
@@ -198,14 +242,14 @@ def _network(name: str, layers, size: int | None) -> nn.Module:
         raise ValueError(f"name must be {', '.join(map(repr, _ARCHITECTURES))} or a timm model, got {name!r}: "
                          "timm.list_models('*part*') finds the right spelling")
     options = {} if layers is None else {"out_indices": tuple(layers)}
-    if size is not None and "vit" in architecture:
-        options["img_size"] = size
+    build = partial(timm.create_model, architecture, pretrained=False, features_only=True, **options)
     try:
-        net = timm.create_model(architecture, pretrained=False, features_only=True, **options)
+        try:
+            net = build(dynamic_img_size=True)                          # a transformer then takes images of any size
+        except TypeError:
+            net = build()
     except (AssertionError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"layers must be stages that {name!r} has, got {layers!r} ({error})") from error
-    if "img_size" in options and size % (patch := max(net.feature_info.reduction())):
-        raise ValueError(f"size must be a multiple of the patch of {name!r}, {patch}, got {size}")
     net.default_cfg = timm.get_pretrained_cfg(architecture).to_dict()
     return net
 
@@ -276,27 +320,29 @@ def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], path) -> None:
-    wanted = net.state_dict()
-    if wanted and all(key.startswith("model.") for key in wanted):          # timm wraps its transformers once more
-        if "pos_embed" in state:
-            state = state | {"pos_embed": _stretched(net.model, state["pos_embed"])}
+    if hasattr(net, "model"):                                               # timm wraps its transformers once more
+        _adopt_grid(net.model, state.get("pos_embed"))
         state = {f"model.{key}": value for key, value in state.items()}
-    wrong = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    wanted = net.state_dict()
+    # and writes "stages_0" in networks of features for "stages.0" of the whole one
+    state = {key: state.get(key, state.get(re.sub(r"_(\d+)\.", r".\1.", key, count=1))) for key in wanted}
+    wrong = [key for key, value in wanted.items() if state[key] is None or state[key].shape != value.shape]
     if wrong:
         raise ValueError(f"the weights in {path} do not fit the network: {len(wrong)} tensors missing or of another "
                          f"shape, the first {wrong[0]!r}")
-    if not all(torch.isfinite(state[key].float()).all() for key in wanted):
+    if not all(torch.isfinite(value.float()).all() for value in state.values()):
         raise ValueError(f"the weights in {path} hold NaN or infinity: fetch them again")
-    net.load_state_dict({key: state[key] for key in wanted})
+    net.load_state_dict(state)
 
 
-def _stretched(vit: nn.Module, positions: Tensor) -> Tensor:
-    """A position embedding, (1, 1 + h·w, D), for the grid of patches that this transformer has."""
-    if positions.shape == vit.pos_embed.shape:
-        return positions
-    from timm.layers import resample_abs_pos_embed
-
-    return resample_abs_pos_embed(positions, list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens)
+def _adopt_grid(vit: nn.Module, positions: Tensor | None) -> None:
+    """Make room for a position embedding, (1, 1 + h·w, D), of another grid of patches than this transformer's."""
+    if positions is None or positions.ndim != 3 or positions.shape == vit.pos_embed.shape:
+        return
+    before = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    side = math.isqrt(positions.shape[1] - before)
+    if side ** 2 == positions.shape[1] - before:
+        vit.set_input_size(side * vit.patch_embed.patch_size[0])
 
 
 def _digest(net: nn.Module) -> str:

@@ -13,6 +13,7 @@ goes on where it stopped; the result file is written when all are there.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -72,17 +73,17 @@ METHODS: dict[str, dict[str, Callable[[], Detector]]] = {
     | {"simclr": partial(CSI, shift=None)},
     "students": {"multi_scale": UninformedStudents},
     "on_descriptors": {rule: partial(OnDescriptors, rule=rule) for rule in RULES},
-    "spade": {"efficientnet_lite0": SPADE, "random_weights": studies.LOOKING["CNN, random weights"]},
-    "vit_spade": {"distilled": ViTSPADE, "random_weights": studies.LOOKING["ViT, random weights"],
-                  "natural_images": studies.LOOKING["ViT, natural images"]},
+    "spade": {"efficientnet_lite0": SPADE},
+    "vit_spade": {"distilled": ViTSPADE, "random_weights": studies.untaught,
+                  "natural_images": studies.ON_NATURAL_IMAGES},
 }
 DATA: dict[str, dict[str, Callable[[int], data.OneClass]]] = {
-    "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=seed + i) for i in range(5)},
-    "elpv_poly": {f"split {i}": lambda seed, i=i: data.elpv("poly", size=224, seed=seed + i) for i in range(5)},
-    "elpv_mono_painted": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=64, painted=True, seed=seed + i)
+    "elpv_mono": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, seed=5 * seed + i) for i in range(5)},
+    "elpv_poly": {f"split {i}": lambda seed, i=i: data.elpv("poly", size=224, seed=5 * seed + i) for i in range(5)},
+    "elpv_mono_painted": {f"split {i}": lambda seed, i=i: data.elpv("mono", size=64, painted=True, seed=5 * seed + i)
                           for i in range(5)},
     "elpv_mono_painted_224": {
-        f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, painted=True, seed=seed + i) for i in range(5)},
+        f"split {i}": lambda seed, i=i: data.elpv("mono", size=224, painted=True, seed=5 * seed + i) for i in range(5)},
     "digits": {str(i): lambda seed, i=i: data.digits(i, seed=seed) for i in range(10)},
     "parts": {name: lambda seed, name=name: data.parts(name, seed=seed) for name in CLASSES},
     "cifar10": {name: lambda seed, name=name: data.cifar10(name, root=os.environ.get("ADLEARN_CIFAR10"), seed=seed)
@@ -163,10 +164,14 @@ class _Kept:
 
 
 def _versions() -> dict[str, str]:
+    """Of the packages, and the sha256 of the weights in the folder that comes before those of this package."""
     from importlib.metadata import version
 
+    folder = os.environ.get("ADLEARN_WEIGHTS")
+    files = sorted(Path(folder).expanduser().glob("*.*")) if folder else ()
     return {"python": platform.python_version(), "adlearn": __version__,
-            **{name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn")}}
+            **{name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn")},
+            **{file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}}
 
 
 def _commit() -> str:
@@ -201,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         variant = asked.variant or _variants()[checks.choice(asked.method, _variants(), "method")][0]
         path = run(asked.method, variant, asked.data, seed=asked.seed)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:                        # of which the latter are weights
         print(error, file=sys.stderr)
         return 2
     print(f"{path}\n{json.dumps(results.read(path)['figures'], indent=2)}")

@@ -3,7 +3,8 @@
 The cases of a seed share their images and the encoder's first weights, so that they can be compared in pairs, and
 unless the comparison is about it also the number of steps, of images in a step and of views of each. The order of the
 images is each case's own: a method's layers and draws come from the same generator. A seed draws its own images, none
-of which the chapters show, and nothing in a study is chosen by its figures.
+of which the chapters show; of solar cells, of which there are so many and no more, it draws the split and the painting.
+Nothing in a study is chosen by its figures.
 """
 
 from __future__ import annotations
@@ -675,27 +676,23 @@ def of_few_cells(**options) -> Case:
 
 
 def of_few_tokens(**options) -> Case:
-    """The same on a transformer's tokens, on the same images."""
+    """SPADE on a transformer's tokens and the images of `of_few_cells`, otherwise than by itself in one thing; where
+    sizes differ, so does the smoothing, which is in pixels of the largest."""
     return lambda seed: judge(partial(ViTSPADE, **options),
                               data.elpv("mono", size=224, painted=True, n=100, seed=FIRST_SEED + seed), seed)
 
 
-def forgetful(build: Callable[[], Detector]) -> Detector:
-    """A detector whose pretrained networks have random weights."""
-    detector = build()
-    for part in detector.modules():
-        if isinstance(part, backbones.Backbone):
-            part.forget()
+def untaught() -> ViTSPADE:
+    """On a transformer of the same shape with random weights."""
+    detector = ViTSPADE()
+    detector.network.forget()
     return detector
 
 
-LOOKING = {                                     # detectors without training, by what they look through
-    "CNN": SPADE,
-    "CNN, random weights": partial(forgetful, SPADE),
-    "ViT": ViTSPADE,
-    "ViT, random weights": partial(forgetful, ViTSPADE),
-    "ViT, natural images": partial(ViTSPADE, backbone="vit_small_patch14_dinov2"),
-}
+# Detectors without training, by what they look through. The last one's weights are not shipped; `ADLEARN_WEIGHTS` names
+# their folder, and a run records what it found there.
+LOOKING = {"CNN": SPADE, "ViT": ViTSPADE, "ViT, random weights": untaught}
+ON_NATURAL_IMAGES = partial(ViTSPADE, backbone="vit_small_patch14_dinov2")
 
 
 def of_large_parts(build: Callable[[], Detector], normal: str) -> Case:
@@ -823,6 +820,9 @@ STUDIES: dict[tuple[str, str], tuple[str, dict[str, Case]]] = {
     }),
     ("vit_spade", "parts"): ("parts_damaged", {
         f"{name}, {normal}": of_large_parts(build, normal) for normal in CLASSES for name, build in LOOKING.items()
+    }),
+    ("vit_spade", "parts_natural_images"): ("parts_damaged", {
+        f"ViT, natural images, {normal}": of_large_parts(ON_NATURAL_IMAGES, normal) for normal in CLASSES
     }),
     ("students", "longer"): ("elpv_mono_painted", {f"× {factor}": students_of_cells(factor) for factor in (1, 4, 16)}),
 }

@@ -117,14 +117,54 @@ def test_a_transformers_positions_are_stretched_to_the_size(tmp_path, monkeypatc
     mean, std = (torch.tensor(full.default_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     (expected,) = full.forward_intermediates((images - mean) / std, indices=[3], intermediates_only=True)
     assert torch.allclose(found, expected, atol=1e-5)
-    small = backbones.load("vit_tiny_patch16_224", (3,), size=112)
-    assert small(images)[0].shape == (1, 192, 7, 7)
-    positions = small.net.model.pos_embed
-    assert torch.equal(positions[:, 0], full.pos_embed[:, 0])                # the class token's stays
-    grid = full.pos_embed[0, 1:].mT.unflatten(1, (14, 14))
-    assert torch.allclose(positions[0, 1:].mean(0), grid.mean((1, 2)), atol=1e-3)
+    ours = vit.vit_tiny().eval()
+    ours.load_state_dict(full.state_dict(), strict=True)
+    small = torch.rand(1, 3, 112, 112)
+    (expected,) = ours.maps((small - mean) / std, [3])                      # which stretches positions itself
+    (found,) = backbones.load("vit_tiny_patch16_224", (3,), size=112)(small)
+    assert found.shape == (1, 192, 7, 7)
+    assert torch.allclose(found, expected, atol=1e-4)
     with pytest.raises(ValueError, match="multiple of the patch of 'vit_tiny_patch16_224', 16, got 100"):
         backbones.load("vit_tiny_patch16_224", (3,), size=100)
+
+
+@pytest.mark.parametrize("name", [
+    "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "eva02_tiny_patch14_224",
+    "vit_small_patch14_reg4_dinov2"])
+def test_any_network_of_timm_takes_its_weights_from_a_folder(name, tmp_path, monkeypatch):
+    import timm
+
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    torch.manual_seed(0)
+    size = {"img_size": 224} if "reg4" in name else {}                      # another grid than the architecture's own
+    whole = timm.create_model(name, pretrained=False, **size)
+    save_file({key: value.contiguous() for key, value in whole.state_dict().items()}, tmp_path / f"{name}.safetensors")
+    backbone = backbones.load(name, size=224)
+    theirs = timm.create_model(name, pretrained=True, features_only=True, **size,
+                               pretrained_cfg_overlay={"file": str(tmp_path / f"{name}.safetensors")}).eval()
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        found, expected = backbone(images), theirs((images - backbone.mean) / backbone.std)
+    for ours, level, channels in zip(found, expected, backbone.channels, strict=True):
+        assert ours.shape[1] == channels
+        level = level if level.shape == ours.shape else level.movedim(3, 1)
+        assert torch.allclose(ours, level, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_a_transformer_is_refused(tmp_path, monkeypatch):
+    import timm
+
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    save_file(timm.create_model("beit_base_patch16_224", pretrained=False).state_dict(),
+              tmp_path / "beit_base_patch16_224.safetensors")
+    assert backbones.load("beit_base_patch16_224", (3,)).size == 224
+    with pytest.raises(ValueError, match="size must be 224, that of the pretraining of 'beit_base_patch16_224'"):
+        backbones.load("beit_base_patch16_224", (3,), size=320)
+    backbone = backbones.load("vit_tiny_distilled", (3,))
+    assert backbone(torch.rand(1, 1, 50, 40), 96)[0].shape == (1, 192, 6, 6)
+    for size in (100, 16, 224.0):
+        with pytest.raises(ValueError, match="size must be"):
+            backbone(torch.rand(1, 1, 50, 40), size)
 
 
 def test_the_shipped_transformer(monkeypatch):
@@ -135,7 +175,7 @@ def test_the_shipped_transformer(monkeypatch):
     assert min(record["explained"].values()) > 0.2                  # of the variance of each of the teacher's stages
     assert {name for name in record["seconds"] if name.startswith("training")} == {
         "training at 112 pixels", "training at 224 pixels"}
-    images = data.parts("gear", size=224, n=4).train
+    images = data.parts("gear", size=32, n=4).train
     for tokens in backbone(images):
         assert tokens.shape == (4, 192, 14, 14)
         assert tokens.std(dim=(0, 2, 3)).min() > 1e-3                           # no number says the same of everything
@@ -155,16 +195,21 @@ def test_a_backbone_that_forgets_is_the_same_shape_with_weights_drawn_anew():
     backbone = backbones.load("efficientnet_lite0", (1, 3), size=64)
     known, digest = backbone(images), backbone.sha256
     torch.manual_seed(0)
-    assert backbone.forget() is backbone
+    assert backbone.forget(images) is backbone
     once = backbone(images)
     torch.manual_seed(0)
-    again = backbone.forget()(images)
+    again = backbone.forget(images)(images)
+    spread = [level.std() for level in once]
+    assert max(spread) < 4 * min(spread)                            # batch norm has seen what its layers are given
     assert [level.shape for level in once] == [level.shape for level in known]
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))             # drawn by the seed
     assert not any(torch.allclose(a, b) for a, b in zip(once, known, strict=True))
     assert (backbone.origin, backbone.net.training) == ("random", False)
     assert backbone.sha256 != digest
     assert not any(weight.requires_grad for weight in backbone.parameters())
+    with pytest.raises(ValueError, match="images must be given: 'efficientnet_lite0' has batch norm"):
+        backbone.forget()
+    assert backbones.load("vit_tiny_distilled", (5,)).forget().origin == "random"
 
 
 def test_networks_of_ones_own_take_weights_by_name(tmp_path, monkeypatch):

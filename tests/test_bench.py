@@ -1,3 +1,4 @@
+import hashlib
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -5,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adlearn import augment, backbones, bench, cache, data, losses, metrics, results, runtime, speed, studies
+from adlearn import augment, bench, cache, data, losses, metrics, results, runtime, speed, studies
 from adlearn.methods import SPADE, UninformedStudents, ViTSPADE
 
 
@@ -346,16 +347,29 @@ def test_choices_change_one_thing_at_a_time(study, monkeypatch):
         assert sum(options[name] != own[name] for name in own) == 1, options
 
 
-def test_forgetful_detectors_differ_from_the_others_in_their_weights_alone():
-    for name, kind in (("CNN", SPADE), ("ViT", ViTSPADE)):
-        runtime.seed(0)
-        seen, blank = studies.LOOKING[name](), studies.LOOKING[f"{name}, random weights"]()
-        assert type(seen) is type(blank) is kind
-        assert seen.options() == blank.options()
-        pairs = list(zip((p for p in seen.modules() if isinstance(p, backbones.Backbone)),
-                         (p for p in blank.modules() if isinstance(p, backbones.Backbone)), strict=True))
-        assert pairs
-        for known, random in pairs:
-            assert (random.origin, random.size, random.channels) == ("random", known.size, known.channels)
-            assert random.sha256 != known.sha256
-            assert not any(weight.requires_grad for weight in random.parameters())
+def test_an_untaught_detector_differs_in_its_weights_alone():
+    taught, untaught = ViTSPADE(), studies.untaught()
+    assert type(taught) is type(untaught)
+    assert taught.options() == untaught.options()
+    assert (untaught.network.origin, untaught.network.size) == ("random", taught.network.size)
+    assert untaught.network.sha256 != taught.network.sha256
+
+
+def test_weights_from_a_folder_are_named_in_the_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    (tmp_path / "other.safetensors").write_bytes(b"weights")
+    record = results.read(bench.run("nearest_neighbors", "pixels", "digits", into=tmp_path / "results"))
+    assert record["versions"]["other.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert bench.main(["vit_spade", "--variant", "natural_images", "--data", "elpv_mono"]) == 2
+    assert "no weights for 'vit_small_patch14_dinov2'" in capsys.readouterr().err
+
+
+def test_no_two_seeds_share_a_split_of_the_cells(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(data, "elpv", lambda kind, *, seed, **how: drawn.append((kind, str(how), seed)))
+    for name, splits in bench.DATA.items():
+        for split in splits.values() if name.startswith("elpv") else ():
+            for seed in range(3):
+                split(seed)
+    assert len(drawn) == len(set(drawn)) == 4 * 5 * 3

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 import adlearn
 from adlearn.methods import SPADE
-from adlearn.methods.spade import enlarged, halved, joined, smoothed
+from adlearn.methods.spade import enlarged, joined, smoothed, to_half
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,14 @@ def test_a_folder_of_all_sorts_of_files(tmp_path):
     ({"sigma": -1}, "sigma"),
     ({"normalize": 1}, "normalize"),
     ({"layers": (3, 9)}, "layers"),
+    ({"layers": (3, 1)}, "layers must be ascending"),
+    ({"layers": (1, 1)}, "layers must be ascending"),
+    ({"layers": ()}, "layers must be ascending"),
+    ({"layers": 3}, "layers must be ascending"),
+    ({"pooled": -1}, "pooled"),
+    ({"pooled": "4"}, "pooled"),
+    ({"pooled": True}, "pooled"),
+    ({"size": 0}, "size"),
 ])
 def test_refuses(options, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -130,7 +138,9 @@ def test_refuses_too_few_images_and_features_beyond_half_precision(images):
     with pytest.raises(ValueError, match="at least neighbors = 5"):
         SPADE(size=64).fit(images[:4])
     with pytest.raises(ValueError, match="65504"):
-        halved(torch.tensor([1e5]))
+        to_half(torch.tensor([1e5]))
+    with pytest.raises(ValueError, match="features must be finite"):
+        to_half(torch.tensor([float("nan")]))
 
 
 def test_features_have_length_1_if_asked_for(images):

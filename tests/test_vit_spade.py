@@ -32,10 +32,10 @@ def images():
 
 def test_tokens_are_normalised_joined_and_without_the_class_token(weights, images):
     detector = ViTSPADE(backbone=NAME, layers=(2, 5), sizes=(64,))
-    ours = vit.vit_tiny(size=64).eval()
-    ours.load_state_dict({**weights, "pos_embed": detector.networks[0].net.model.pos_embed})
+    ours = vit.vit_tiny().eval()                                                  # which stretches positions itself
+    ours.load_state_dict(weights)
     seen = F.interpolate(images.expand(-1, 3, -1, -1), (64, 64), mode="bilinear", antialias=True)
-    seen = (seen - detector.networks[0].mean) / detector.networks[0].std
+    seen = (seen - detector.network.mean) / detector.network.std
     with torch.inference_mode():
         whole, (tokens,) = detector.describe(images)
         early, late = ours.maps(seen, (2, 5))
@@ -77,8 +77,12 @@ def test_finds_what_is_planted_and_is_kept(images, tmp_path):
     ({"sizes": (65,)}, "multiple of the patch"),
     ({"layers": (5, 3)}, "layers must be ascending"),
     ({"layers": (30,)}, "layers"),
+    ({"sizes": 64}, "sizes must name"),
+    ({"sizes": (64, 16)}, "size must be"),
+    ({"layers": 5}, "layers must be ascending"),
+    ({"backbone": "efficientnet_lite0", "layers": (3,)}, "backbone must be a ViT"),
     ({"neighbors": 0}, "neighbors"),
 ])
 def test_refuses(options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        ViTSPADE(backbone=NAME, **options)
+        ViTSPADE(**{"backbone": NAME} | options)

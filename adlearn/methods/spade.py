@@ -33,37 +33,16 @@ COMBINE = ("concatenate", "average")
 POSITIONS = ("all", "same")
 
 
-class SPADE(Detector):
-    """Retrieval of the nearest normal images, and of the nearest place in them for every position.
+class Correspondence(Detector):
+    """The two searches. What they compare, a class derived from it says, in `describe`.
 
     `anomaly_score` is d(y), the whole image's; `anomaly_map` is d(y, ·), which the image's score knows nothing of.
-
-    Args:
-        backbone: a name for `backbones.load`.
-        layers: stages that make the pyramid, ascending; their features are kept in half precision.
-        pooled: the stage whose mean describes the whole image.
-        normalize: give the features of each stage length 1 at every position, so that stages with large numbers do not
-            decide alone; the paper takes them as they are.
-        size: side to which images are resized; None for that of the backbone's pretraining.
-        neighbors: K, normal images that the gallery is made of.
-        kappa: κ, places in the gallery that a position is compared with.
-        combine: "concatenate" stages before the search, or "average" a map of distances for each.
-        positions: "all" places are in the gallery, as in the paper, or the "same" place only, as is often drawn.
-        sigma: deviation of the smoothing, in pixels of the resized image; 0 for none.
     """
 
-    def __init__(self, *, backbone: str = "efficientnet_lite0", layers: Sequence[int] = (1, 2, 3), pooled: int = 4,
-                 normalize: bool = False, size: int | None = None, neighbors: int = 5, kappa: int = 1,
-                 combine: str = "concatenate", positions: str = "all", sigma: float = 4.0):
+    def __init__(self, *, levels: int, side: int, neighbors: int, kappa: int, combine: str, positions: str,
+                 sigma: float):
         super().__init__()
-        self.backbone, self.layers, self.pooled, self.size = backbone, tuple(layers), pooled, size
-        self.normalize = checks.choice(normalize, (True, False), "normalize")
-        self._search_by(neighbors, kappa, combine, positions, sigma, levels=len(self.layers))
-        asked = sorted({*self.layers, pooled})
-        self.network = backbones.load(backbone, asked, size=size)
-        self._pyramid, self._whole = [asked.index(layer) for layer in self.layers], asked.index(pooled)
-
-    def _search_by(self, neighbors, kappa, combine, positions, sigma, *, levels: int) -> None:
+        self.side = side                                # of a map, in pixels, before it is resized to the image
         self.neighbors, self.kappa = checks.positive_int(neighbors, "neighbors"), checks.positive_int(kappa, "kappa")
         self.combine = checks.choice(combine, COMBINE, "combine")
         self.positions = checks.choice(positions, POSITIONS, "positions")
@@ -75,22 +54,15 @@ class SPADE(Detector):
         for name in ("pooled_", *self._levels):
             self.register_buffer(name, torch.empty(0))
 
-    @property
-    def side(self) -> int:
-        """Pixels of a map before it is resized to the image."""
-        return self.network.size
-
     def describe(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """f, (B, D), and the maps of the pyramid, (B, C_l, h_l, w_l) each, in half precision."""
-        maps = self.network(images)
-        levels = [F.normalize(maps[i], dim=1) if self.normalize else maps[i] for i in self._pyramid]
-        return maps[self._whole].mean((2, 3)), [halved(level) for level in levels]
+        """f, (B, D), and the maps of all levels, (B, C_l, h_l, w_l) each, in half precision."""
+        raise NotImplementedError(f"{type(self).__name__} must define describe")
 
     def fit(self, images, *, batch_size: int = 16) -> Self:
-        """Describe the normal images and keep that; all of them, once.
+        """Describe the normal images, (N, C, H, W) in [0, 1], a data set or a folder, and keep that; all, once.
 
         Raises:
-            ValueError: fewer images than `neighbors`.
+            ValueError: fewer images than `neighbors`; features beyond half precision.
         """
         images = as_images(images)
         if len(images) < self.neighbors:
@@ -103,30 +75,30 @@ class SPADE(Detector):
             found = [self.describe(images[start:start + batch_size].to(where)) for start in starts]
         pooled, levels = zip(*found, strict=True)
         for name, parts in zip(("pooled_", *self._levels), (pooled, *zip(*levels, strict=True)), strict=True):
-            setattr(self, name, torch.cat(parts).clone())
+            setattr(self, name, torch.cat(parts))
         return self.fitted()
 
     def embed(self, images: Tensor) -> Tensor:
         """f, (B, D)."""
         return self.describe(images)[0]
 
-    def retrieve(self, wholes: Tensor) -> tuple[Tensor, Tensor]:
+    def retrieve(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Distances of f, (B, D), to the nearest normal images, ascending, and which these are: (B, K) each."""
-        return knn(wholes, self.pooled_, self.neighbors)
+        return knn(pooled, self.pooled_, self.neighbors)
 
     def anomaly_score(self, images: Tensor) -> Tensor:
         return self.retrieve(self.embed(images))[0].square().mean(1)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        wholes, levels = self.describe(images)
+        pooled, levels = self.describe(images)
         kept = [getattr(self, name) for name in self._levels]
         maps = [self.compare([level[i:i + 1] for level in levels], [level[which] for level in kept])
-                for i, which in enumerate(self.retrieve(wholes)[1])]                        # (1, 1, side, side) each
+                for i, which in enumerate(self.retrieve(pooled)[1])]                        # (1, 1, side, side) each
         maps = smoothed(torch.cat(maps), self.sigma)
         return F.interpolate(maps, images.shape[2:], mode="bilinear", antialias=True, align_corners=False)[:, 0]
 
     def compare(self, query: list[Tensor], gallery: list[Tensor]) -> Tensor:
-        """d(y, ·), (1, 1, side, side), of an image's pyramid (1, C_l, h_l, w_l) and its K neighbours', (K, …)."""
+        """d(y, ·), (1, 1, side, side), of an image's levels (1, C_l, h_l, w_l) and its K neighbours', (K, …)."""
         if self.combine == "concatenate":
             query, gallery = [joined(query)], [joined(gallery)]
         found = [self.distances(*pair)[None, None] for pair in zip(query, gallery, strict=True)]
@@ -141,13 +113,56 @@ class SPADE(Detector):
         return knn(rows, bank, self.kappa)[0].square().mean(1).view(query.shape[2:])        # (h·w, κ) -> (h, w)
 
 
-def halved(maps: Tensor) -> Tensor:
+class SPADE(Correspondence):
+    """Retrieval of the nearest normal images, and of the nearest place in them for every position.
+
+    Args:
+        backbone: a name for `backbones.load`.
+        layers: stages that make the pyramid, ascending; their features are kept in half precision.
+        pooled: the stage whose mean describes the whole image.
+        normalize: give the features of each stage length 1 at every position, so that stages with large numbers do not
+            decide alone; the paper takes them as they are.
+        size: side to which images are resized; None for that of the backbone's pretraining.
+        neighbors: K, normal images that the gallery is made of. The paper's 50 is for maps; whole images are told
+            apart best by few, and its own figure for them is what few give.
+        kappa: κ, places in the gallery that a position is compared with.
+        combine: "concatenate" stages before the search, or "average" a map of distances for each, as an unofficial
+            implementation does.
+        positions: "all" places are in the gallery, as in the paper, or the "same" place only, as is often drawn.
+        sigma: deviation of the smoothing, in pixels of the resized image; 0 for none.
+
+    Raises:
+        ValueError: an unknown name, stage or size; a number or word out of range.
+    """
+
+    def __init__(self, *, backbone: str = "efficientnet_lite0", layers: Sequence[int] = (1, 2, 3), pooled: int = 4,
+                 normalize: bool = False, size: int | None = None, neighbors: int = 5, kappa: int = 1,
+                 combine: str = "concatenate", positions: str = "all", sigma: float = 4.0):
+        if not backbones.ascending(layers):
+            raise ValueError(f"layers must be ascending indices of stages, as (1, 2, 3), got {layers!r}")
+        checks.positive_int(pooled, "pooled", minimum=0)
+        checks.choice(normalize, (True, False), "normalize")
+        asked = sorted({*layers, pooled})
+        network = backbones.load(backbone, asked, size=size)
+        super().__init__(levels=len(layers), side=network.size, neighbors=neighbors, kappa=kappa, combine=combine,
+                         positions=positions, sigma=sigma)
+        self.backbone, self.layers, self.pooled, self.normalize = backbone, tuple(layers), pooled, normalize
+        self.size, self.network = size, network
+        self._pyramid, self._last = [asked.index(layer) for layer in self.layers], asked.index(pooled)
+
+    def describe(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps = self.network(images)
+        levels = [F.normalize(maps[i], dim=1) if self.normalize else maps[i] for i in self._pyramid]
+        return maps[self._last].mean((2, 3)), [to_half(level) for level in levels]
+
+
+def to_half(maps: Tensor) -> Tensor:
     """In half precision; what that cannot hold is refused."""
-    half = maps.half()
-    if not half.isfinite().all():
+    low, high = checks.finite(maps, "features")
+    if max(-low, high) > 65504:
         raise ValueError(f"features must lie within ±65504 to be kept in half precision, got {maps.abs().max():.3g}: "
                          "take other layers")
-    return half
+    return maps.half()
 
 
 def joined(levels: list[Tensor]) -> Tensor:

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from adlearn import backbones, checks
-from adlearn.methods.spade import SPADE, halved
+from adlearn import backbones
+from adlearn.methods.spade import Correspondence, to_half
 
 
-class ViTSPADE(SPADE):
+class ViTSPADE(Correspondence):
     """SPADE on the patch tokens of a pretrained ViT, at one input size or several.
 
     Args:
@@ -34,30 +34,30 @@ class ViTSPADE(SPADE):
         sizes: sides to which images are resized, each a multiple of the patch; maps are averaged over them. The last
             chosen block at the first size describes the whole image.
         neighbors, kappa, positions, sigma: see `SPADE`; sigma in pixels of the largest size.
+
+    Raises:
+        ValueError: an unknown name or one that is no ViT, blocks or sizes that it does not have; a number or word out
+            of range.
     """
 
     def __init__(self, *, backbone: str = "vit_tiny_distilled", layers: Sequence[int] = (5, 8),
                  sizes: Sequence[int] = (224, 336), neighbors: int = 5, kappa: int = 1, positions: str = "all",
                  sigma: float = 4.0):
-        super(SPADE, self).__init__()
-        self.backbone, self.layers, self.sizes = backbone, tuple(layers), tuple(sizes)
-        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"sizes must name at least one side and none twice, got {sizes!r}")
-        for size in self.sizes:
-            checks.positive_int(size, "sizes")
-        self._search_by(neighbors, kappa, "average", positions, sigma, levels=len(self.sizes))
-        self.networks = nn.ModuleList(backbones.load(backbone, self.layers, size=size) for size in self.sizes)
-
-    @property
-    def side(self) -> int:
-        return max(self.sizes)
+        if not isinstance(sizes, tuple | list) or not sizes or len(set(sizes)) < len(sizes):
+            raise ValueError(f"sizes must name at least one side and none twice, as (224, 336), got {sizes!r}")
+        network = backbones.load(backbone, layers, size=sizes[0])
+        if len(set(network.strides)) > 1 or not hasattr(network.net, "model"):
+            raise ValueError(f"backbone must be a ViT, whose blocks all have one grid of patches, got {backbone!r}: "
+                             "SPADE takes the others")
+        super().__init__(levels=len(sizes), side=max(map(network.fits, sizes)), neighbors=neighbors, kappa=kappa,
+                         combine="average", positions=positions, sigma=sigma)
+        self.backbone, self.layers, self.sizes, self.network = backbone, network.layers, tuple(sizes), network
 
     def embed(self, images: Tensor) -> Tensor:
         """f, (B, D), without a look at the other sizes."""
-        return self.networks[0](images)[-1].mean((2, 3))
+        return self.network(images)[-1].mean((2, 3))
 
     def describe(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """f, (B, D), and for each input size the joined tokens, (B, L · D, h, w), in half precision."""
-        tokens = [network(images) for network in self.networks]
-        return tokens[0][-1].mean((2, 3)), [halved(torch.cat([F.normalize(x, dim=1) for x in of_one_size], dim=1))
+        tokens = [self.network(images, size) for size in self.sizes]                        # (B, D, h, w) each
+        return tokens[0][-1].mean((2, 3)), [to_half(torch.cat([F.normalize(x, dim=1) for x in of_one_size], dim=1))
                                             for of_one_size in tokens]
