@@ -73,7 +73,8 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
         side: of one picture, in inches.
         top: quantile of a detector's values, above 0, that has the brightest colour; below 1 a few glaring pixels
             leave the rest visible.
-        limits: the values of the darkest and of the brightest colour, for all detectors; None for each one's own.
+        limits: the values of the darkest and of the brightest colour, for all detectors and whatever `top` says; None
+            for each one's own.
 
     Raises:
         ValueError: images outside [0, 1]; maps or masks of another number or size; values that are not finite;
@@ -91,7 +92,7 @@ def maps(batch: Tensor, heat: dict[str, Tensor], masks: Tensor | None = None, ti
         masks = checks.binary(_stack(masks, "masks", (count, *batch.shape[2:])), "masks")
     if limits is not None:
         _ends(limits)
-    scales = [limits or (values.min().item(), np.quantile(values.float().cpu().numpy(), top))
+    scales = [limits if limits is not None else (values.min().item(), np.quantile(values.float().cpu().numpy(), top))
               for values in heat.values()]
     with style() as plt:
         figure, axes = plt.subplots(1 + len(heat), len(batch), squeeze=False,

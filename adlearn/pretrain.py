@@ -7,8 +7,9 @@
 
 All learn what EfficientNet-Lite0 says of photographs, drawn textures and drawn parts. Finished weights are written in
 half precision as `<name>.safetensors`, with a record beside them, `<name>.json`, of how they came about and how much of
-the variance of the backbone's features they explain on a tenth of the lessons, from which nothing was learnt. (These
-were cut from the same images at other places: of images of another kind it would explain less.)
+the variance of the backbone's features they explain: a teacher on a tenth of its lessons, from which it did not learn,
+the transformer on pictures drawn afresh. (Both come from the same images at other places: of images of another kind it
+would explain less.)
 
 A teacher learns about patches. Every patch is cut once, the backbone is asked once, and what it said is kept in the
 cache. The paper's large network is a ResNet-18, its images are ImageNet's, and it shrinks them evenly; this one draws
@@ -89,7 +90,7 @@ class ViTRecipe:
 
     @property
     def plan(self) -> dict[int, int]:
-        """Size of the pictures to steps: five in six at half the side."""
+        """Size of the pictures to steps: five in six at half the side. The training takes whole epochs of them."""
         return {112: self.steps * 5 // 6, 224: self.steps // 6}
 
 
@@ -137,17 +138,18 @@ def transformer(name: str, recipe: ViTRecipe, into: Path) -> dict:
     """Train a transformer and write it with its record, which is returned."""
     runtime.seed(recipe.seed)
     where, images, seconds = runtime.device(), sources(recipe.seed), {}
-    checkpoints = {size: cache.folder() / "pretrain" / f"{name}-{size}.checkpoint" for size in recipe.plan}
+    backbone = backbones.load("efficientnet_lite0", list(HEARD)).to(where)
+    lessons = repr((recipe, VERSION, PHOTOGRAPHS, SIDE, DRAWN, version("scikit-image"), HEARD, backbone.sha256))
+    digest = hashlib.sha256(lessons.encode()).hexdigest()[:12]
+    checkpoints = {size: cache.folder() / "pretrain" / f"{name}-{digest}-{size}.checkpoint" for size in recipe.plan}
     resumed = {"resumed": True} if any(file.is_file() for file in checkpoints.values()) else {}
+    pupil = Pupil(backbone.channels).to(where)
     for size, steps in recipe.plan.items():
         start = time.perf_counter()
-        backbone = backbones.load("efficientnet_lite0", list(HEARD), size=size).to(where)
-        if not seconds:
-            pupil = Pupil(backbone.channels).to(where)
         look = partial(pictures, images, size)
         pupil.standardise(backbone, look(LOOKED_AT))
 
-        def loss(numbers: Tensor, pupil=pupil, backbone=backbone, look=look) -> Tensor:
+        def loss(numbers: Tensor, look=look) -> Tensor:
             return pupil.missed(backbone, look(len(numbers))).mean()
 
         training.train(
@@ -189,7 +191,7 @@ class Pupil(nn.Module):
         """The share of variance that was not found, of each stage and of the whole: (5,)."""
         images = images.to(self.mean_.device)
         with torch.no_grad():
-            said = self.by_patch(backbone(images))
+            said = self.by_patch(backbone(images, images.shape[3]))
         states = self.net.states((images - 0.5) / 0.5)
         patches = [states[block + 1][:, 1:] for block in HEARD.values()]                    # (B, h·w, D) each
         tokens = [*patches, self.net.norm(states[-1])[:, :1]]
@@ -208,7 +210,7 @@ class Pupil(nn.Module):
     @torch.no_grad()
     def standardise(self, backbone: backbones.Backbone, images: Tensor) -> None:
         """Set mean and deviation of all that is to be found."""
-        said = [self.by_patch(backbone(batch.to(self.mean_.device))) for batch in images.split(32)]
+        said = [self.by_patch(backbone(batch.to(self.mean_.device), images.shape[3])) for batch in images.split(32)]
         rows = [torch.cat(level).flatten(0, 1) for level in zip(*said, strict=True)]                    # (·, C) each
         self.mean_ = torch.cat([level.mean(0) for level in rows])
         self.std_ = torch.cat([level.std(0).clamp_min(1e-6) for level in rows])

@@ -68,6 +68,10 @@ def test_folder_reads_sorted_and_resized(tmp_path):
     picture(tmp_path / "a.jpg", 0)
     picture(tmp_path / "c" / "grey.png", 100, mode="L")
     Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(tmp_path / "d.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    for hidden in (".hidden.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        picture(tmp_path / hidden, 0)
     images = data.folder(tmp_path, size=24)
     assert [f.name for f in images.files] == ["a.jpg", "b.png", "grey.png", "d.png"]
     assert images[1:3].shape == (2, 3, 24, 24)

@@ -179,14 +179,55 @@ def test_the_pupil_looks_for_each_stage_at_its_place():
         pupil.standardise(backbone, images)
         fine, _, same, coarse, whole = pupil.by_patch(said)
         assert fine.shape == (6, 16, backbone.channels[0])
-        assert torch.allclose(fine[0, 5], said[0][0, :, 4:8, 4:8].mean((1, 2)), atol=1e-5)     # row 1, column 1
-        assert torch.equal(same[0, 5], said[2][0, :, 1, 1])
+        assert torch.allclose(fine[0, 6], said[0][0, :, 4:8, 8:12].mean((1, 2)), atol=1e-5)    # row 1, column 2
+        assert torch.equal(same[0, 6], said[2][0, :, 1, 2])
+        rows, columns = torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.75])                      # of 2 × 2 places
+        assert torch.allclose(coarse[0, 6], (said[3][0] * rows[:, None] * columns).sum((1, 2)), atol=1e-5)
         assert torch.allclose(whole[:, 0], said[3].mean((2, 3)))
         assert coarse.shape == (6, 16, backbone.channels[3])
         for find in pupil.find:
             torch.nn.init.zeros_(find.weight)
             torch.nn.init.zeros_(find.bias)
         assert torch.allclose(pupil.missed(backbone, images)[:4], torch.ones(4), atol=0.05)        # 0 finds nothing
+
+
+def test_a_pupil_learns_those_tokens_that_its_weights_will_give(tmp_path, monkeypatch):
+    """The same blocks, the same normalisation; and the class token for the whole."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    teacher = backbones.load("efficientnet_lite0", list(pretrain.HEARD), size=64)
+    pupil, images, asked = pretrain.Pupil(teacher.channels), torch.rand(3, 3, 64, 64), []
+    for find in pupil.find:
+        find.register_forward_pre_hook(lambda _, tokens: asked.append(tokens[0].detach()))
+    pupil.missed(teacher, images)
+    save_file(pupil.net.state_dict(), tmp_path / "vit_tiny_distilled.safetensors")
+    monkeypatch.setenv("ADLEARN_WEIGHTS", str(tmp_path))
+    backbone = backbones.load("vit_tiny_distilled", (5, 8, 11), size=64)
+    found = dict(zip(backbone.layers, backbone(images), strict=True))
+    for tokens, block in zip(asked, pretrain.HEARD.values(), strict=False):
+        assert torch.allclose(tokens, found[block].flatten(2).mT, atol=1e-4)
+    last = pupil.net.encode((images - backbone.mean) / backbone.std)
+    assert torch.allclose(asked[4], last[:, :1], atol=1e-4)
+
+
+def test_a_transformer_of_another_seed_starts_from_the_beginning(tmp_path, monkeypatch, small_pictures):
+    monkeypatch.setattr(pretrain.vit, "vit_tiny", partial(pretrain.vit.vit_tiny, dim=24))
+    other = replace(small_pictures, seed=1)
+    alone = pretrain.transformer("vit_tiny_distilled", other, tmp_path / "alone")
+    keep = pretrain.training._Checkpoint.keep
+
+    def stop(self, losses):
+        keep(self, losses)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain.training._Checkpoint, "keep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.transformer("vit_tiny_distilled", small_pictures, tmp_path / "first")
+    monkeypatch.setattr(pretrain.training._Checkpoint, "keep", keep)
+    after = pretrain.transformer("vit_tiny_distilled", other, tmp_path / "after")
+    assert after["sha256"] == alone["sha256"]
+    assert "resumed" not in after["seconds"]
 
 
 def test_an_interrupted_transformer_goes_on(tmp_path, monkeypatch, small_pictures):

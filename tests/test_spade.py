@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import adlearn
+from adlearn import backbones
 from adlearn.methods import SPADE
 from adlearn.methods.spade import enlarged, joined, smoothed, to_half
 
@@ -22,6 +24,33 @@ def fitted(images):
     return SPADE(size=64, neighbors=3, sigma=0).fit(images[:6])
 
 
+def test_from_images_to_maps_as_the_paper_says():
+    """Written down again from the formulas, with scipy's Gaussian, on images that are not square."""
+    torch.manual_seed(2)
+    images = torch.rand(7, 1, 40, 56)
+    detector = SPADE(size=64, neighbors=2, sigma=1.5).fit(images[:5])
+    *stages, last = backbones.load("efficientnet_lite0", (1, 2, 3, 4), size=64)(images)
+    pooled = last.mean((2, 3))
+    maps = torch.cat([F.interpolate(stage.half().float(), (16, 16), mode="bilinear") for stage in stages], dim=1)
+    for y in (5, 6):
+        squared = (pooled[:5] - pooled[y]).square().sum(1)
+        near = squared.argsort()[:2]
+        assert detector.score(images[y:y + 1]).item() == pytest.approx(squared[near].mean().item(), rel=1e-3)
+        gallery = maps[near].movedim(1, 3).reshape(2 * 256, -1)
+        found = torch.cdist(maps[y].flatten(1).T, gallery, compute_mode="donot_use_mm_for_euclid_dist").amin(1) ** 2
+        large = F.interpolate(found.view(1, 1, 16, 16), (64, 64), mode="bilinear")[0, 0].numpy()
+        smooth = torch.from_numpy(gaussian_filter(large, 1.5, mode="mirror", truncate=4.0))
+        expected = F.interpolate(smooth[None, None], (40, 56), mode="bilinear", antialias=True)[0, 0]
+        assert torch.allclose(detector.localize(images[y:y + 1])[0], expected, rtol=1e-3)
+
+
+def test_no_row_of_a_large_gallery_is_dropped():
+    torch.manual_seed(1)
+    gallery = 3 + torch.randn(3, 4, 41, 41).half()                          # 5043 rows, a multiple of no block
+    query = gallery[-1:, :, -5:, -5:]
+    assert SPADE(size=64).distances(query, gallery).max() == 0
+
+
 def test_the_image_score_by_hand(fitted, images):
     wholes = fitted.embed(images)
     for y in range(6, 9):
@@ -31,7 +60,7 @@ def test_the_image_score_by_hand(fitted, images):
 
 @pytest.mark.parametrize("kappa", [1, 4])
 def test_every_position_is_compared_with_the_whole_gallery(fitted, images, kappa):
-    """No row of the gallery is dropped: the nearest one is planted at its end."""
+    """And the nearest one is planted at its end."""
     torch.manual_seed(1)
     query, gallery = torch.randn(1, 4, 5, 5).half(), 3 + torch.randn(3, 4, 7, 7).half()
     gallery[-1, :, -1, -1] = query[0, :, 2, 1]

@@ -158,6 +158,15 @@ def test_learns_the_missing_word_from_its_neighbours_and_is_fine_tuned():
     assert (tuned(sentences[64:]).argmax(1) == labels[64:]).float().mean() > 0.9
 
 
+def test_the_judge_looks_at_the_class_token():
+    net = vit.BERT(words=12, length=4, dim=24, depth=1, heads=2)
+    judge, asked = vit.OnClassToken(net, 3), []
+    judge.head.register_forward_pre_hook(lambda _, tokens: asked.append(tokens[0]))
+    sentences = torch.tensor([[0, 5, 6, 7], [0, 3, 3, 2]])
+    assert torch.equal(judge(sentences), torch.zeros(2, 3))                          # the new layer starts from 0
+    assert torch.equal(asked[0], net.encode(sentences)[:, 0])
+
+
 @pytest.mark.parametrize(("make", "complaint"), [
     (lambda: vit.ViT(**SMALL | {"heads": 5}), "multiple of the 5 heads"),
     (lambda: vit.ViT(**SMALL | {"size": 30}), "multiple of the patch"),
@@ -167,7 +176,16 @@ def test_learns_the_missing_word_from_its_neighbours_and_is_fine_tuned():
     (lambda: vit.BERT(words=9, length=4)(torch.zeros(2, 5, dtype=torch.int64)), "at most 4 words"),
     (lambda: vit.learn_masked(vit.BERT(words=9, length=4), torch.full((3, 4), 9), epochs=1), "from 0 to 8"),
     (lambda: vit.learn_masked(vit.BERT(words=9, length=4), torch.full((3, 4), 8), share=0, epochs=1), "share"),
+    (lambda: vit.learn_masked(vit.BERT(words=9, length=4), torch.full((3, 4), 8), epochs=1), r"begin with \[CLS\]"),
+    (lambda: vit.learn_masked(vit.BERT(words=9, length=4), torch.zeros(0, 4, dtype=torch.int64), epochs=1),
+     r"sentences must be \(N, length\) int64, got \(0, 4\)"),
+    (lambda: vit.masked(torch.zeros(2, 4, dtype=torch.int64), 2), "words"),
+    (lambda: vit.masked(torch.zeros(2, 4, dtype=torch.int64), 9, 1.5), "share"),
     (lambda: vit.OnClassToken(vit.BERT(words=9, length=4), 1), "classes"),
+    (lambda: vit.ViT(**SMALL)(torch.rand(2, 1, 32, 32)), r"images must be \(B, 3, H, W\)"),
+    (lambda: vit.ViT(**SMALL)(torch.rand(2, 3, 0, 32)), r"images must be \(B, 3, H, W\)"),
+    (lambda: vit.ViT(**SMALL).maps(torch.rand(2, 3, 32, 32), (0, 3)), "blocks must lie between 0 and 2, got 3"),
+    (lambda: vit.rollout([]), "attentions must hold"),
 ])
 def test_refuses(make, complaint):
     with pytest.raises(ValueError, match=complaint):

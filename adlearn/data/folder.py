@@ -110,8 +110,9 @@ def _readable(files: list[Path]) -> list[Path]:
 
 
 def image_files(path: Path) -> list[Path]:
-    """All images of a folder and its subfolders, sorted by name, without hidden files."""
-    return sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+    """All images of a folder and its subfolders, sorted by name, without hidden files or those of hidden folders."""
+    return sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file()
+                  and not any(part.startswith(".") for part in f.relative_to(path).parts))
 
 
 def open_image(path: Path) -> Image.Image:

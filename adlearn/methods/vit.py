@@ -144,9 +144,10 @@ class ViT(Transformer):
 
     def embed(self, x: Tensor) -> Tensor:
         """z₀, (B, 1 + N, D), the class token first. Images of another size get E_pos stretched over their patches."""
-        if x.ndim != 4 or x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"images must be (B, C, H, W) with H and W multiples of {self.patch}, got "
-                             f"{tuple(x.shape)}: resize or crop them")
+        channels = self.patch_embed.proj.in_channels
+        if x.ndim != 4 or x.shape[1] != channels or any(side == 0 or side % self.patch for side in x.shape[2:]):
+            raise ValueError(f"images must be (B, {channels}, H, W) with H and W multiples of {self.patch}, got "
+                             f"{tuple(x.shape)}: resize, crop or expand them")
         patches = self.patch_embed(x)                                                       # (B, D, h, w)
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches.flatten(2).mT], dim=1)
         if self.pos_embed is None:
@@ -158,6 +159,8 @@ class ViT(Transformer):
 
     def maps(self, x: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """The patches' tokens after some blocks, counted from 0, as maps (B, D, h, w); the class token is left out."""
+        if wrong := [block for block in blocks if block not in range(len(self.blocks))]:
+            raise ValueError(f"blocks must lie between 0 and {len(self.blocks) - 1}, got {wrong[0]!r}")
         h, w = x.shape[2] // self.patch, x.shape[3] // self.patch
         states = self.states(x)[1:]
         return [states[block][:, 1:].mT.unflatten(2, (h, w)) for block in blocks]
@@ -180,9 +183,14 @@ def vit_tiny(**settings) -> ViT:
 def rollout(attentions: Sequence[Tensor]) -> Tensor:
     """How much of each first token has come to each last one, (B, N, N); every row sums to 1.
 
+    Args:
+        attentions: one (B, H, N, N) a block, at least one, each row of which sums to 1.
+
     The weights of each block are averaged over heads; the sum beside the attention passes half of every token on
     unchanged; and the blocks are multiplied up. Values and MLPs are not asked: it is a rough account.
     """
+    if not attentions:
+        raise ValueError("attentions must hold the weights of at least one block")
     same = torch.eye(attentions[0].shape[3]).to(attentions[0])
     flow = same.expand(len(attentions[0]), -1, -1)
     for weights in attentions:                                                              # (B, H, N, N)
@@ -200,7 +208,9 @@ class BERT(Transformer):
     """Sentences (B, N) of word numbers, [CLS] first, to what might stand at each place: logits (B, N, words).
 
     One sentence at a time: what the paper adds for pairs of them, segments and the guess whether one follows the other,
-    is left out.
+    is left out. And it is simpler: layers are normalised before attention and MLP, as in ViT, where the first
+    transformers did it after the sums; there is no dropout, no layer before that of the words, and that layer does not
+    share its weights with their embedding.
 
     Args:
         words: of the vocabulary, `CLS` and `MASK` among them.
@@ -220,8 +230,9 @@ class BERT(Transformer):
 
     def embed(self, x: Tensor) -> Tensor:
         """z₀, (B, N, D)."""
-        if x.ndim != 2 or x.shape[1] > self.length:
-            raise ValueError(f"sentences must be (B, N) with at most {self.length} words, got {tuple(x.shape)}")
+        if x.ndim != 2 or not 0 < x.shape[1] <= self.length:
+            raise ValueError(f"sentences must be (B, N) with at least 1 and at most {self.length} words, got "
+                             f"{tuple(x.shape)}")
         tokens = self.word_embed(x)
         return tokens if self.pos_embed is None else tokens + self.pos_embed[:, :x.shape[1]]
 
@@ -234,8 +245,15 @@ def masked(sentences: Tensor, words: int, share: float = 0.15) -> tuple[Tensor, 
 
     Of the words that are asked for eight in ten become MASK, one in ten becomes any word and one in ten stays: a net
     that is fine-tuned never sees MASK again, and shall have had reason to look at every word. Targets are `UNASKED`
-    where nothing is asked. [CLS], at the first place, is never asked for.
+    where nothing is asked. [CLS], at the first place, is never asked for. Each word is asked for by a coin of its own,
+    where the paper takes a fixed number of each sentence; and "any word" is none of the two special ones.
+
+    Args:
+        words: of the vocabulary, at least 3.
+        share: of the words that are asked for, in [0, 1].
     """
+    checks.positive_int(words, "words", minimum=3)
+    checks.within(share, 0, 1, "share")
     drawn, how = torch.rand(2, *sentences.shape, device=sentences.device)
     asked = drawn < share
     asked[:, 0] = False
@@ -258,13 +276,18 @@ def learn_masked(
 
     Args:
         sentences: (N, length) int64, [CLS] first.
-        share: of the words that are asked for, in (0, 1).
+        share: of the words that are asked for, above 0, at most 1.
         epochs, batch_size, lr, callback: see `training.train`; the first tenth of the epochs warms up.
     """
     checks.between(share, 0, 1, "share")
-    if sentences.ndim != 2 or sentences.dtype != torch.int64 or not 0 <= sentences.min() <= sentences.max() < net.words:
-        raise ValueError(f"sentences must be (N, length) int64 from 0 to {net.words - 1}, got "
-                         f"{tuple(sentences.shape)} {sentences.dtype}: name more words, or number them anew")
+    if sentences.ndim != 2 or sentences.dtype != torch.int64 or sentences.numel() == 0:
+        raise ValueError(f"sentences must be (N, length) int64, got {tuple(sentences.shape)} {sentences.dtype}")
+    low, high = sentences.min().item(), sentences.max().item()
+    if low < 0 or high >= net.words:
+        raise ValueError(f"sentences must hold words from 0 to {net.words - 1}, got {low} to {high}: name more words, "
+                         "or number them anew")
+    if (sentences[:, 0] != CLS).any():
+        raise ValueError(f"sentences must begin with [CLS], which is {CLS}, got {sentences[:, 0].max().item()}")
 
     def loss(batch: Tensor) -> Tensor:
         hidden, truth = masked(batch, net.words, share)
@@ -276,7 +299,10 @@ def learn_masked(
 
 
 class OnClassToken(nn.Module):
-    """A pretrained transformer with a new linear layer on its class token: to be fine-tuned, to logits (B, classes)."""
+    """A pretrained transformer with a new linear layer on its class token: to be fine-tuned, to logits (B, classes).
+
+    BERT has one more layer in between, trained while guessing what follows what.
+    """
 
     def __init__(self, net: Transformer, classes: int):
         super().__init__()
