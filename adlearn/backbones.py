@@ -210,8 +210,9 @@ def fill(net: nn.Module, name: str) -> str:
     """
     origin = _from_folder(net, name) or _from_package(net, name)
     if origin is None:
-        raise FileNotFoundError(f"no weights of {name!r}: install adlearn again, or make them with python -m "
-                                f"adlearn.pretrain {name} --into FOLDER and set ADLEARN_WEIGHTS to that folder")
+        make = f"install adlearn again, or make them with python -m adlearn.pretrain {name} --into"
+        cure = make if name in (*TEACHERS, "vit_tiny_distilled") else "put them into"
+        raise FileNotFoundError(f"no weights of {name!r}: {cure} FOLDER and set ADLEARN_WEIGHTS to that folder")
     return origin
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adlearn import augment, cache, checks, metrics, runtime, training
 from adlearn.backbones import Frozen
+from adlearn.data.folder import as_images
 from adlearn.neighbors import StateSized
 
 
@@ -28,7 +29,10 @@ class Detector(StateSized):
     Attributes:
         losses_: one number an epoch, after `fit`; empty for methods that do not train.
         threshold_: scores above it are predicted anomalous; NaN until `calibrate`.
+        folder_size: side in pixels to which the images of a folder are resized; one that looks at more says more.
     """
+
+    folder_size = 256
 
     def __init__(self):
         super().__init__()
@@ -75,15 +79,14 @@ class Detector(StateSized):
         """Anomaly scores (N,) on the CPU, in the order given.
 
         Args:
-            images: a tensor (N, C, H, W) in [0, 1], a `Dataset` of such tensors, or a folder.
+            images: a tensor (N, C, H, W) in [0, 1], a `Dataset` of such tensors, or a folder. Of a folder, what cannot
+                be read is left out; whose score is whose, `data.folder(path, damaged="skip").files` says.
         """
-        self._ready()
-        return training.collect(self.anomaly_score, images, batch_size=batch_size, device=training.device_of(self))
+        return self._collect(self.anomaly_score, images, batch_size)
 
     def localize(self, images, *, batch_size: int = 64) -> Tensor:
         """Anomaly maps (N, H, W) on the CPU, in the order given."""
-        self._ready()
-        return training.collect(self.anomaly_map, images, batch_size=batch_size, device=training.device_of(self))
+        return self._collect(self.anomaly_map, images, batch_size)
 
     def predict(self, images) -> Tensor:
         """(N,) bool, True where the score exceeds `threshold_`."""
@@ -96,8 +99,14 @@ class Detector(StateSized):
 
         A pretrained backbone is kept by name and sha256, not by its weights. One's own modules and functions, as
         `encoder=` or `shift=`, are left out too and must be handed over again to `adlearn.load`.
+
+        Raises:
+            ValueError: not fitted; or a backbone that forgot, whose weights nobody could find again.
         """
         self._ready()
+        if drawn := [part.name for part in self.modules() if isinstance(part, Frozen) and part.origin == "random"]:
+            raise ValueError(f"this detector looks through {drawn[0]!r} with random weights, which are in no file: it "
+                             "cannot be saved")
         backbones = {name: {"name": part.name, "sha256": part.sha256}
                      for name, part in self.named_modules() if isinstance(part, Frozen)}
         state = {key: value.cpu() for key, value in self.state_dict().items()
@@ -120,6 +129,11 @@ class Detector(StateSized):
         backbones = [name for name, part in self.named_modules() if isinstance(part, Frozen)]
         modules = [name for name, value in self._arguments().items() if isinstance(value, nn.Module)]
         return tuple(f"{name}." for name in backbones + modules)
+
+    def _collect(self, compute, images, batch_size: int) -> Tensor:
+        self._ready()
+        images = as_images(images, self.folder_size)
+        return training.collect(compute, images, batch_size=batch_size, device=training.device_of(self))
 
     def _ready(self) -> None:
         if self.training or any(buffer.numel() == 0 for buffer in self.buffers()):

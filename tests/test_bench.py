@@ -347,6 +347,17 @@ def test_choices_change_one_thing_at_a_time(study, monkeypatch):
         assert sum(options[name] != own[name] for name in own) == 1, options
 
 
+def test_cells_and_parts_are_judged_by_their_maps(monkeypatch):
+    elpv, parts = data.elpv, data.parts
+    monkeypatch.setattr(data, "elpv", lambda kind, **how: elpv(kind, **how | {"size": 32, "n": 8}))
+    monkeypatch.setattr(data, "parts", lambda normal, **how: parts(normal, **how | {"size": 32, "n": 8}))
+    for case in (studies.of_few_cells(size=64), studies.of_few_tokens(sizes=(64,)),
+                 studies.of_large_parts(partial(SPADE, size=64), "gear")):
+        figures = case(0)["figures"]
+        assert figures.keys() == {"auroc", "average_precision", "pixel_auroc", "aupro"}
+        assert figures["pixel_auroc"] > 0.5
+
+
 def test_an_untaught_detector_differs_in_its_weights_alone():
     taught, untaught = ViTSPADE(), studies.untaught()
     assert type(taught) is type(untaught)

@@ -44,6 +44,25 @@ def test_from_images_to_maps_as_the_paper_says():
         assert torch.allclose(detector.localize(images[y:y + 1])[0], expected, rtol=1e-3)
 
 
+def test_a_folder_is_read_as_large_as_the_network_looks(tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((300, 300), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    large, small = (SPADE(size=size, neighbors=2) for size in (288, 64))
+    for detector, side in ((large, 288), (small, 256)):
+        seen = []
+        detector.network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape[3]))
+        assert detector.fit(tmp_path).localize(tmp_path).shape == (3, side, side)
+        assert set(seen) == {side}
+
+
+def test_a_detector_whose_network_forgot_is_not_saved(images, tmp_path):
+    detector = SPADE(size=64, neighbors=3)
+    detector.network.forget(images)
+    with pytest.raises(ValueError, match="'efficientnet_lite0' with random weights"):
+        detector.fit(images).save(tmp_path / "spade.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_row_of_a_large_gallery_is_dropped():
     torch.manual_seed(1)
     gallery = 3 + torch.randn(3, 4, 41, 41).half()                          # 5043 rows, a multiple of no block

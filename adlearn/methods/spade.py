@@ -43,6 +43,7 @@ class Correspondence(Detector):
                  sigma: float):
         super().__init__()
         self.side = side                                # of a map, in pixels, before it is resized to the image
+        self.folder_size = max(side, self.folder_size)
         self.neighbors, self.kappa = checks.positive_int(neighbors, "neighbors"), checks.positive_int(kappa, "kappa")
         self.combine = checks.choice(combine, COMBINE, "combine")
         self.positions = checks.choice(positions, POSITIONS, "positions")
@@ -64,7 +65,7 @@ class Correspondence(Detector):
         Raises:
             ValueError: fewer images than `neighbors`; features beyond half precision.
         """
-        images = as_images(images)
+        images = as_images(images, self.folder_size)
         if len(images) < self.neighbors:
             raise ValueError(f"images must be at least neighbors = {self.neighbors}, got {len(images)}: lower "
                              "neighbors, or bring more images")
