@@ -625,6 +625,7 @@ RANDOM = {                                      # networks that start from rando
     "CNN": (lambda classes: Encoder(channels=3, widths=WIDTHS[:3], dim=classes), 2e-3),
     "ViT": (lambda classes: vit.ViT(size=32, patch=8, dim=96, depth=3, heads=3, classes=classes), 1e-3),
 }
+SEEN_AT = 224                                   # pixels, by the pretrained ones
 PRETRAINED = {"CNN": ("efficientnet_lite0", 4), "ViT": ("vit_tiny_distilled", 11)}      # and which of their maps
 
 
@@ -643,7 +644,7 @@ def centred(images: Tensor) -> Tensor:
 
 def of_amount(kind: str, per_class: int, *, pretrained: bool = False) -> Case:
     """Accuracy of a network that starts from random weights, after 600 steps on so many images of each kind; or of a
-    linear probe on the mean of a pretrained one's last map, which sees images of 224 pixels."""
+    linear probe on the mean of a pretrained one's last map."""
     def case(seed: int):
         parts = many_images(seed)
         known = some_of_each(parts, per_class, seed)
@@ -651,7 +652,7 @@ def of_amount(kind: str, per_class: int, *, pretrained: bool = False) -> Case:
         runtime.seed(seed)
         if pretrained:
             name, last = PRETRAINED[kind]
-            backbone = backbones.load(name, (last,), size=224).to(runtime.device())
+            backbone = backbones.load(name, (last,), size=SEEN_AT).to(runtime.device())
             return timed(lambda: None, lambda _: {
                 "accuracy": judged(lambda batch: backbone(batch)[0].mean((2, 3)), parts)["linear_probe"]})
         make, lr = RANDOM[kind]

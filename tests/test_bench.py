@@ -219,6 +219,7 @@ def test_the_cases_of_a_study_train_and_judge(study, monkeypatch):
     few, train = studies.images(0, per_class=16), training.train
     monkeypatch.setattr(studies, "images", lambda seed, per_class=300: few)
     monkeypatch.setattr(training, "train", lambda *a, **k: train(*a, **{**k, "epochs": 1}))
+    monkeypatch.setattr(studies, "SEEN_AT", 64)
     for name, case in studies.STUDIES[study][1].items():
         figures = case(0)["figures"]
         assert figures, name
